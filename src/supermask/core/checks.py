@@ -1,0 +1,447 @@
+"""The public conformance suite: what every method must keep to, on every small model of :mod:`supermask.core.zoo`.
+
+``supermask check my_method.py`` runs it from the command line, ``check_method(MyMethod())`` from Python. A method that
+refuses a model by name passes on it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import random
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from supermask.core.method import Method
+from supermask.core.parametrizations import Scored
+from supermask.core.zoo import ZOO, ZooModel
+from supermask.errors import BindError, ConformanceError, HyperparameterError, UnsupportedModuleError
+from supermask.tensors.topk import keep_count
+
+STEPS: Final = 8
+Status = Literal["pass", "refused", "fail"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of one check on one model."""
+
+    check: str
+    model: str
+    status: Status
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Outcome of the suite for one method."""
+
+    method: Method
+    results: tuple[Result, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[Result, ...]:
+        """The failed checks."""
+        return tuple(result for result in self.results if result.status == "fail")
+
+    def raise_for_failures(self) -> None:
+        """Raise :class:`~supermask.errors.ConformanceError` that lists every failure, if there is one."""
+        if self.failures:
+            raise ConformanceError(str(self))
+
+    def __str__(self) -> str:
+        lines = [f"{r.check} on {r.model}: {r.detail}" for r in self.failures]
+        refused = sorted({f"{r.model} ({r.detail})" for r in self.results if r.status == "refused"})
+        counted = f"{self.method!r}: {len(self.results) - len(lines)} of {len(self.results)} checks hold"
+        return "\n".join([counted, *[f"refuses {text}" for text in refused], *lines])
+
+
+class Session:
+    """A method attached to a model with an optimizer: what the checks train with."""
+
+    def __init__(self, method: Method, zoo: ZooModel, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        self.zoo = zoo
+        self.model = zoo.build(seed).to(dtype)
+        self.dtype = dtype
+        data = [self._cast(zoo.batch(i)) for i in range(4)] if method.needs_data else None
+        loss_fn = (lambda model, batch: F.cross_entropy(model(batch[0]), batch[1])) if method.needs_data else None
+        self.sparsifier = method.attach(self.model, seed=seed, data=data, loss_fn=loss_fn)
+        self.optimizer = torch.optim.SGD(self.sparsifier.param_groups(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+        self.sparsifier.bind(self.optimizer, total_steps=STEPS)
+
+    def _cast(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return (batch[0].to(self.dtype) if batch[0].is_floating_point() else batch[0]), batch[1]
+
+    def loss(self, index: int) -> Tensor:
+        """Loss on the batch of that number."""
+        x, y = self._cast(self.zoo.batch(index))
+        return F.cross_entropy(self.model(x), y)
+
+    def train(self, steps: int = STEPS, *, first: int = 0) -> list[float]:
+        """Train for some steps; returns the losses before each."""
+        losses = []
+        for index in range(first, first + steps):
+            self.optimizer.zero_grad()
+            loss = self.loss(index)
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    def output(self) -> Tensor:
+        """The model's output on a batch that is not trained on, in evaluation mode."""
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            out: Tensor = self.model(self._cast(self.zoo.batch(1000))[0])
+        self.model.train(training)
+        return out
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything a resume needs."""
+        return copy.deepcopy(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "sparsifier": self.sparsifier.state_dict(),
+            }
+        )
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Continue from a snapshot."""
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.sparsifier.load_state_dict(saved["sparsifier"])
+
+
+Check = Callable[[Method, ZooModel], None]
+CHECKS: dict[str, Check] = {}
+
+
+def _check(function: Check) -> Check:
+    CHECKS[function.__name__] = function
+    return function
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConformanceError(message)
+
+
+def _equal(a: dict[str, Any], b: dict[str, Any], what: str) -> None:
+    _require(a.keys() == b.keys(), f"{what}: keys differ: {sorted(a.keys() ^ b.keys())}")
+    for key, value in a.items():
+        same = torch.equal(value, b[key]) if isinstance(value, Tensor) else value == b[key]
+        _require(same, f"{what}: {key} differs")
+
+
+@_check
+def is_a_frozen_config(method: Method, zoo: ZooModel) -> None:  # noqa: ARG001
+    """The method is a frozen dataclass without state, its config is JSON, and a copy of its fields is equal to it."""
+    _require(dataclasses.is_dataclass(method) and hash(method) is not None, "the method is not a frozen dataclass")
+    _require(
+        set(vars(method)) <= {f.name for f in dataclasses.fields(method)}, "the method holds state beside its fields"
+    )
+    _require(dataclasses.replace(method) == method, "a copy of the fields is not equal")
+    json.dumps(method.config(), allow_nan=False)
+
+
+@_check
+def refuses_bad_hyperparameters(method: Method, zoo: ZooModel) -> None:  # noqa: ARG001
+    """NaN and a word in place of each number, and an unknown word in place of each choice, raise naming the field."""
+    for field in dataclasses.fields(method):
+        value = getattr(method, field.name)
+        bad: list[Any] = []
+        if isinstance(value, bool):
+            bad = ["maybe"]
+        elif isinstance(value, int | float):
+            bad = [math.nan, "many", -1]
+        elif isinstance(value, str) and not field.metadata.get("file"):
+            bad = ["no-such-choice"]
+        for wrong in bad:
+            try:
+                dataclasses.replace(method, **{field.name: wrong})
+            except HyperparameterError as error:
+                _require(
+                    field.name in str(error), f"the error for {field.name}={wrong!r} does not name the field: {error}"
+                )
+            else:
+                raise ConformanceError(f"{field.name}={wrong!r} was accepted")
+
+
+@_check
+def summary_names_every_parameter(method: Method, zoo: ZooModel) -> None:
+    """``summary()`` has a line for each parameter of the model, by its name before attach."""
+    names = [name for name, _ in zoo.build().named_parameters(remove_duplicate=False)]
+    text = Session(method, zoo).sparsifier.summary()
+    for name in names:
+        _require(any(line.split()[:1] == [name] for line in text.splitlines()), f"{name} is not in summary()")
+
+
+@_check
+def same_seed_same_result(method: Method, zoo: ZooModel) -> None:
+    """Two runs at one seed are bitwise equal, and nothing draws from a global generator."""
+    first = Session(method, zoo, seed=3)
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    second = Session(method, zoo, seed=3)
+    first.train()
+    second.train()
+    _require(torch.equal(torch_state, torch.get_rng_state()), "torch's global generator was used")
+    _require(str(numpy_state) == str(np.random.get_state()), "numpy's global generator was used")
+    _require(python_state == random.getstate(), "Python's global generator was used")
+    _equal(first.model.state_dict(), second.model.state_dict(), "two runs at one seed")
+
+
+@_check
+def keeps_its_density(method: Method, zoo: ZooModel) -> None:
+    """A method with a field ``density`` ends with exactly that many weights."""
+    session = Session(method, zoo)
+    session.train()
+    density = getattr(method, "density", None)
+    if density is not None:
+        masks = session.sparsifier.masks()
+        wanted = keep_count(density, masks.total())
+        _require(masks.remaining() == wanted, f"{masks.remaining()} of {masks.total()} remain, promised were {wanted}")
+
+
+@_check
+def hidden_weights_stay_zero(method: Method, zoo: ZooModel) -> None:
+    """After every step, a weight is zero in the forward pass wherever the mask hides it."""
+    session = Session(method, zoo)
+    for step in range(STEPS):
+        session.train(1, first=step)
+        with session.sparsifier.sparse():
+            for target in session.sparsifier.targets:
+                hidden = target.weight[~target.mask]
+                _require(not bool(hidden.any()), f"{target.name} moves hidden weights at step {step + 1}")
+
+
+@_check
+def frozen_weights_do_not_move(method: Method, zoo: ZooModel) -> None:
+    """Frozen weights are bitwise unchanged by training; parameters that are not targeted train."""
+    session = Session(method, zoo)
+    scored = [t for t in session.sparsifier.targets if isinstance(t.parametrization, Scored)]
+    before = [t.dense.clone() for t in scored]
+    biases = {n: p.clone() for n, p in session.model.named_parameters() if n.endswith("bias") and p.requires_grad}
+    session.train()
+    for target, weight in zip(scored, before, strict=True):
+        _require(torch.equal(target.dense, weight), f"the frozen weight {target.name} changed")
+    now = dict(session.model.named_parameters())
+    for name, bias in biases.items():
+        _require(not torch.equal(now[name], bias), f"{name} is not targeted but did not train")
+
+
+@_check
+def finalizes_to_a_plain_module(method: Method, zoo: ZooModel) -> None:
+    """``finalize`` leaves a plain module: same classes, keys, order and ties, equal output, exact zeros."""
+    original = zoo.build()
+    session = Session(method, zoo)
+    session.train()
+    with session.sparsifier.sparse():
+        before = session.output()
+    masks = session.sparsifier.finalize()
+    model = session.model
+    _require(torch.equal(session.output(), before), "the output changed")
+    types = [type(module) for module in model.modules()]
+    _require(types == [type(module) for module in original.modules()], f"not a plain module: {types}")
+    _require(list(model.state_dict()) == list(original.state_dict()), "state-dict keys or their order changed")
+    names = [n for n, _ in original.named_parameters()]
+    _require([n for n, _ in model.named_parameters()] == names, "the order of parameters, or a tie, changed")
+    grads = [p.requires_grad for p in original.parameters()]
+    _require([p.requires_grad for p in model.parameters()] == grads, "requires_grad changed")
+    for name, mask in masks.items():
+        weight = model.get_parameter(name)
+        _require(not bool(weight[~mask].any()), f"{name} has non-zero hidden weights")
+    model.train()
+    F.cross_entropy(model(zoo.batch(0)[0]), zoo.batch(0)[1]).backward()  # still trains
+    copy.deepcopy(model)
+
+
+@_check
+def resumes_bitwise(method: Method, zoo: ZooModel) -> None:
+    """Saved in the middle, restored into fresh objects and continued, training is bitwise equal to never stopping."""
+    whole = Session(method, zoo)
+    whole.train()
+    first = Session(method, zoo)
+    first.train(STEPS // 2)
+    saved = first.snapshot()
+    second = Session(method, zoo)
+    second.restore(saved)
+    second.train(STEPS - STEPS // 2, first=STEPS // 2)
+    _equal(whole.model.state_dict(), second.model.state_dict(), "after the resume")
+    _equal(dict(whole.sparsifier.masks()), dict(second.sparsifier.masks()), "masks after the resume")
+    _require(second.sparsifier.step == STEPS, f"step is {second.sparsifier.step} after the resume, not {STEPS}")
+
+
+@_check
+def copies(method: Method, zoo: ZooModel) -> None:
+    """``copy.deepcopy`` of the model works after a forward pass; the copy computes the same and is independent."""
+    session = Session(method, zoo)
+    session.train(2)
+    before = session.output()
+    other = copy.deepcopy(session.model)
+    session.train(2, first=2)
+    other.eval()
+    with torch.no_grad():
+        _require(torch.equal(other(zoo.batch(1000)[0]), before), "the copy computes something else")
+
+
+@_check
+def accumulates_gradients(method: Method, zoo: ZooModel) -> None:
+    """Two half batches with accumulated gradients move the weights as the whole batch does (float64, norms frozen)."""
+    results = []
+    for parts in (1, 2):
+        session = Session(method, zoo, dtype=torch.float64)
+        session.model.eval()
+        for index in range(3):
+            x, y = session._cast(zoo.batch(index))
+            session.optimizer.zero_grad()
+            for xs, ys in zip(x.chunk(parts), y.chunk(parts), strict=True):
+                (F.cross_entropy(session.model(xs), ys) / parts).backward()
+            session.optimizer.step()
+        _require(session.sparsifier.step == 3, f"{session.sparsifier.step} steps were counted instead of 3")
+        results.append({name: p.detach() for name, p in session.model.named_parameters()})
+    for name, value in results[0].items():
+        _require(torch.allclose(value, results[1][name], rtol=1e-9, atol=1e-11), f"{name} differs under accumulation")
+
+
+@_check
+def accepts_a_closure(method: Method, zoo: ZooModel) -> None:
+    """``optimizer.step(closure)`` is bitwise the same as a backward pass followed by ``step()``."""
+    plain, closed = Session(method, zoo), Session(method, zoo)
+    plain.train(3)
+
+    def closure(index: int) -> float:
+        closed.optimizer.zero_grad()
+        loss = closed.loss(index)
+        loss.backward()
+        return loss.item()
+
+    for index in range(3):
+        closed.optimizer.step(lambda index=index: closure(index))
+    _equal(plain.model.state_dict(), closed.model.state_dict(), "step(closure)")
+    _require(closed.sparsifier.step == 3, f"{closed.sparsifier.step} steps were counted instead of 3")
+
+
+@_check
+def skips_overflowed_steps(method: Method, zoo: ZooModel) -> None:
+    """A step that GradScaler skips on a fused optimizer changes nothing and is not counted."""
+    session = Session(method, zoo)
+    fused = torch.optim.SGD(session.sparsifier.param_groups(), lr=0.1, momentum=0.9, fused=True)
+    session.sparsifier.bind(fused, total_steps=STEPS)
+    for skip in (False, True, False):
+        session.loss(0).backward()
+        before = copy.deepcopy(session.model.state_dict())
+        fused.grad_scale = torch.tensor(1.0)  # type: ignore[attr-defined]
+        fused.found_inf = torch.tensor(float(skip))  # type: ignore[attr-defined]
+        fused.step()
+        if skip:
+            _equal(before, session.model.state_dict(), "a skipped step")
+    _require(session.sparsifier.step == 2, f"{session.sparsifier.step} steps were counted instead of 2")
+
+
+@_check
+def compiles(method: Method, zoo: ZooModel) -> None:
+    """``torch.compile(fullgraph=True)`` accepts the model, and its output and gradients are the same."""
+    if not zoo.compiles:
+        return
+    session = Session(method, zoo)
+    x, y = zoo.batch(0)
+    expected = session.loss(0)
+    expected.backward()
+    gradients = {n: p.grad.clone() for n, p in session.model.named_parameters() if p.grad is not None}
+    session.model.zero_grad()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own notices about its compiler
+        torch._dynamo.reset()
+        loss = F.cross_entropy(torch.compile(session.model, backend="aot_eager", fullgraph=True)(x), y)
+        loss.backward()
+    _require(torch.allclose(loss, expected, rtol=1e-5), f"the compiled loss is {loss.item()}, not {expected.item()}")
+    for name, gradient in gradients.items():
+        other = session.model.get_parameter(name).grad
+        same = other is not None and torch.allclose(other, gradient, rtol=1e-3, atol=1e-5)
+        _require(same, f"the compiled gradient of {name} differs")
+
+
+@_check
+def learns(method: Method, zoo: ZooModel) -> None:
+    """Training on an easy task lowers the loss."""
+    session = Session(method, zoo)
+    optimizer = torch.optim.Adam(session.sparsifier.param_groups(), lr=0.03)
+    session.sparsifier.bind(optimizer, total_steps=100)
+    session.optimizer = optimizer  # type: ignore[assignment]
+    losses = session.train(100)
+    first, last = sum(losses[:3]) / 3, sum(losses[-10:]) / 10
+    _require(last < 0.9 * first, f"the loss went from {first:.3f} to {last:.3f} in 100 steps")
+
+
+@_check
+def keeps_the_parameter_order(method: Method, zoo: ZooModel) -> None:
+    """``param_groups`` lists trainable tensors in the order the model had, so optimizer states keep their index."""
+    shapes = {n: p.shape for n, p in zoo.build().named_parameters()}
+    session = Session(method, zoo)
+    groups = session.sparsifier.param_groups()
+    _require(len(groups) == 1, "param_groups() without decays gives one group")
+    trained = session.sparsifier._parameters()
+    _require([n for n in shapes if n in trained] == list(trained), "the order differs from the model's")
+    _require([p.shape for p in groups[0]["params"]] == [shapes[n] for n in trained], "shapes differ from the model's")
+
+
+@_check
+def refuses_a_stale_optimizer(method: Method, zoo: ZooModel) -> None:
+    """Binding an optimizer that lacks a trainable tensor, for example one built before attach, raises and says why."""
+    model = zoo.build()
+    stale = torch.optim.SGD(model.parameters(), lr=0.1)
+    session = Session(method, zoo)
+    try:
+        session.sparsifier.bind(stale, total_steps=STEPS)
+    except BindError as error:
+        _require("after attach()" in str(error), f"the message does not say what to do: {error}")
+    else:
+        raise ConformanceError("an optimizer of another model was accepted")
+
+
+def run_check(name: str, method: Method, zoo: ZooModel) -> Result:
+    """Run one check of :data:`CHECKS` on one model; a raised error is a failure, a refusal by name is none."""
+    try:
+        CHECKS[name](method, zoo)
+    except UnsupportedModuleError as error:
+        return Result(name, zoo.name, "refused", str(error))
+    except ConformanceError as error:
+        return Result(name, zoo.name, "fail", str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a method raises is its failure, and is reported
+        return Result(name, zoo.name, "fail", f"{type(error).__name__}: {error}")
+    return Result(name, zoo.name, "pass")
+
+
+def check_method(method: Method | type[Method]) -> Report:
+    """Run the whole suite.
+
+    Args:
+        method: A configured method; or a class, whose :meth:`Method.examples` are run.
+
+    Returns:
+        A report; ``report.raise_for_failures()`` raises if a check failed, ``str(report)`` lists what failed.
+    """
+    results: list[Result] = []
+    shown: Method | None = None
+    for zoo in ZOO.values():
+        for example in method.examples(zoo.build()) if isinstance(method, type) else (method,):
+            shown = shown or example
+            results += [run_check(name, example, zoo) for name in CHECKS]
+    assert shown is not None
+    return Report(shown, tuple(results))

@@ -1,0 +1,206 @@
+"""Two ways to make a weight from what is stored.
+
+``Masked``: a trained weight and a mask. ``Scored``: a frozen weight and a learnt score.
+
+They hold no reference to a sparsifier or an optimizer, so a model that carries them can be copied, compiled and exported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supermask.kernels.ternary import ternary, ternary_between, ternary_codes
+from supermask.tensors.philox import Stream
+
+
+class Masked(nn.Module):
+    """``weight = dense * mask``.
+
+    Args:
+        mask: Bool, shape of the weight, True = remaining.
+        applied: False only tracks the mask: the forward uses the dense weight until ``sparse()`` or ``finalize()``.
+        dense_grad: True lets the gradient reach hidden weights as if they remained (for methods that grow by it); the
+            sparsifier masks it before the step.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, *, applied: bool = True, dense_grad: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+        self.applied = applied
+        self.dense_grad = dense_grad
+
+    def forward(self, dense: Tensor) -> Tensor:
+        """The effective weight."""
+        if not self.applied:
+            return dense
+        if self.dense_grad:
+            masked: Tensor = _MaskStraightThrough.apply(dense, self.mask)  # type: ignore[no-untyped-call]
+            return masked
+        return dense * self.mask.view(torch.uint8)  # a bool factor is two and a half times slower on a CPU
+
+
+class Scored(nn.Module):
+    """``weight = frozen * code(score)``, the code +1 above ``high``, -1 below ``low``, 0 between, both strictly.
+
+    The gradient passes straight through the code: ``dL/dscore = dL/dweight * frozen``.
+
+    Where all frozen weights have one magnitude ``scale`` and ``low == -high``, the stored score is ``sign * score``:
+    then ``weight = scale * code(stored)`` exactly, and neither sign nor weight is read during training ("absorbed").
+    The signs are then kept only if they cannot be drawn again from a seed, as one byte each.
+
+    Args:
+        frozen: The frozen weight; not kept when one magnitude and signs replace it.
+        low: Score below which the weight is inverted; ``-inf`` never inverts (a binary mask).
+        high: Score above which the weight is kept.
+        origin: (seed, target name) when the signs come from ``Stream(seed, "weights", name).signs``.
+        fixed_thresholds: False when thresholds will move apart later, which rules out absorbing.
+    """
+
+    low: Tensor
+    high: Tensor
+    sign: Tensor | None
+    frozen: Tensor | None
+
+    def __init__(
+        self,
+        frozen: Tensor,
+        low: float,
+        high: float,
+        *,
+        origin: tuple[int, str] | None = None,
+        fixed_thresholds: bool = True,
+    ) -> None:
+        super().__init__()
+        magnitude = frozen.abs().flatten()[0]
+        constant = bool(magnitude > 0) and bool((frozen.abs() == magnitude).all())
+        self.scale = magnitude.item() if constant else 1.0
+        self.absorbed = constant and fixed_thresholds and low == -high
+        self.origin = origin if self.absorbed else None
+        self.shape = frozen.shape
+        keep_sign = constant and self.origin is None
+        self.register_buffer("sign", frozen.sign().to(torch.int8) if keep_sign else None)
+        self.register_buffer("frozen", None if constant else frozen.clone())
+        self.register_buffer("low", torch.tensor(low, dtype=frozen.dtype, device=frozen.device))
+        self.register_buffer("high", torch.tensor(high, dtype=frozen.dtype, device=frozen.device))
+        self._threshold = self.high.item()
+
+    def set_thresholds(self, low: float, high: float) -> None:
+        """Move both thresholds, in place."""
+        assert not self.absorbed
+        self.low.fill_(low)
+        self.high.fill_(high)
+
+    def get_extra_state(self) -> Tensor:
+        """The scale, as a float64 tensor."""
+        return torch.tensor(self.scale, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over a scale that :meth:`get_extra_state` gave."""
+        self.scale = float(state)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._threshold = self.high.item()
+
+    def forward(self, stored: Tensor) -> Tensor:
+        """The effective weight from the stored score."""
+        weight: Tensor
+        if self.absorbed:
+            weight = _TernaryStraightThrough.apply(stored, self._threshold, self.scale)  # type: ignore[no-untyped-call]
+        else:
+            frozen = self.frozen if self.frozen is not None else self.sign
+            weight = _BetweenStraightThrough.apply(stored, self.low, self.high, frozen, self.scale)  # type: ignore[no-untyped-call]
+        return weight
+
+    def signs(self) -> Tensor:
+        """Signs of the frozen weight, int8 (0 where the weight itself is 0)."""
+        if self.frozen is not None:
+            return self.frozen.sign().to(torch.int8)
+        if self.sign is not None:
+            return self.sign
+        assert self.origin is not None
+        seed, name = self.origin
+        signs = torch.from_numpy(Stream(seed, "weights", name).signs(self.shape.numel()))
+        return signs.reshape(self.shape).to(self.low.device)
+
+    def frozen_weight(self) -> Tensor:
+        """The frozen weight."""
+        return self.frozen if self.frozen is not None else self.signs().to(self.low.dtype) * self.scale
+
+    def relative_score(self, stored: Tensor) -> Tensor:
+        """The score relative to the frozen weight, from the stored one."""
+        return stored.detach() * self.signs() if self.absorbed else stored.detach()
+
+    stored_score = relative_score  # a sign is its own inverse
+
+    def sign_mask(self, stored: Tensor) -> Tensor:
+        """int8: +1 keep, 0 hide, -1 invert, relative to the frozen weight."""
+        codes = ternary_codes(stored.detach(), self.low, self.high)
+        return codes * self.signs() if self.absorbed else codes
+
+    def remaining(self, stored: Tensor) -> Tensor:
+        """Bool, True = remaining."""
+        return ternary_codes(stored.detach(), self.low, self.high) != 0
+
+
+class _MaskStraightThrough(torch.autograd.Function):
+    """dense * mask, with the gradient of the identity."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(dense: Tensor, mask: Tensor) -> Tensor:
+        return dense * mask.view(torch.uint8)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is needed for the backward pass."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+class _TernaryStraightThrough(torch.autograd.Function):
+    """scale * code(score) for symmetric thresholds."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(score: Tensor, threshold: float, scale: float) -> Tensor:
+        return ternary(score, threshold, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.scale = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad * ctx.scale, None, None
+
+
+class _BetweenStraightThrough(torch.autograd.Function):
+    """frozen * scale * code(score) for any thresholds."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(score: Tensor, low: Tensor, high: Tensor, frozen: Tensor, scale: float) -> Tensor:
+        weight = frozen if frozen.is_floating_point() else frozen.to(score.dtype) * scale
+        return ternary_between(score, low, high, weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[3])
+        ctx.scale = inputs[4]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (frozen,) = ctx.saved_tensors
+        weighted = grad * frozen
+        return (weighted if frozen.is_floating_point() else weighted.mul_(ctx.scale)), None, None, None, None

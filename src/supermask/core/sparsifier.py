@@ -1,0 +1,404 @@
+"""The one mutable object: what a method attached to a model, what it knows so far, and the way back to a plain module."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim import Optimizer
+
+from supermask.core.arrays import ArrayLike, check_shapes
+from supermask.core.batchnorm import freeze_batchnorm, unfreeze_batchnorm
+from supermask.core.binding import Binding
+from supermask.core.masks import Masks, SignedEntry
+from supermask.core.parametrizations import Masked, Scored
+from supermask.core.summary import describe
+from supermask.core.targets import Site, Target, parametrization_list
+from supermask.errors import AttachError, BindError, HyperparameterError, StateError
+
+if TYPE_CHECKING:
+    from supermask.core.method import LossFn, Method
+
+_STATE_FORMAT: Final = 1
+
+
+@final
+class Sparsifier:
+    """Holds all that changes while a method works on a model; made by :meth:`Method.attach`.
+
+    Attributes:
+        model: The module, changed in place.
+        method: The method with its hyper-parameters.
+        targets: The tensors acted on, in the order of the model's parameters; tied weights once.
+        state: The method's own tensors; saved and restored with everything else.
+        step: Optimizer steps done in this round.
+        round: Train-prune cycles done.
+        total_steps: Steps of one round, given to :meth:`bind`; None before.
+        seed: The seed given to ``attach``.
+        data: Batches for scoring, during ``setup`` only.
+        loss_fn: Loss for scoring, during ``setup`` only.
+    """
+
+    def __init__(self, method: Method, model: nn.Module, targets: list[Target], seed: int) -> None:
+        self.method = method
+        self.model = model
+        self.targets = targets
+        self.seed = seed
+        self.state: dict[str, Tensor] = {}
+        self.step = 0
+        self.round = 0
+        self.total_steps: int | None = None
+        self.data: Any = None
+        self.loss_fn: LossFn | None = None
+        self._weights: Literal["redraw", "keep"] = "keep"
+        self._scores: Mapping[str, ArrayLike] | None = None
+        self._binding: Binding | None = None
+        self._finalized = False
+        self._dense_gradients: list[tuple[nn.Parameter, Masked]] = []
+        self._frozen_norms: list[nn.Parameter] = []
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._names = [name for name, _ in model.named_parameters()]
+        self._orders = {id(s.module): (s.module, list(s.module._parameters)) for t in targets for s in t.sites}
+
+    # ------------------------------------------------------------------ for Method.attach and methods' setup
+
+    def start(
+        self,
+        weights: Literal["redraw", "keep"] | Mapping[str, ArrayLike],
+        scores: Mapping[str, ArrayLike] | None,
+        data: Any,
+        loss_fn: LossFn | None,
+    ) -> None:
+        """Take over initial values and run the method's setup; called once, by ``attach``."""
+        shapes = {target.name: target.shape for target in self.targets}
+        if isinstance(weights, str):
+            self._weights = weights
+        else:
+            check_shapes(weights, shapes, "weights")
+            with torch.no_grad():
+                for target in self.targets:
+                    target.parameter.copy_(torch.as_tensor(weights[target.name]))
+        if scores is not None:
+            check_shapes(scores, shapes, "scores")
+            self._scores = scores
+        self.data, self.loss_fn = data, loss_fn
+        with torch.no_grad():
+            self.method.setup(self)
+        self.data = self.loss_fn = None
+        if scores is not None and not any(isinstance(t.parametrization, Scored) for t in self.targets):
+            raise AttachError(f"{self.method.name} learns no scores: attach it without scores=")
+        self._scores = None
+
+    @property
+    def redraw(self) -> bool:
+        """Whether the method should draw the targets' weights itself."""
+        return self._weights == "redraw"
+
+    def initial_score(self, target: Target) -> Tensor | None:
+        """The score given to ``attach`` for a target, in its dtype and on its device; None when none was given."""
+        if self._scores is None:
+            return None
+        return torch.as_tensor(self._scores[target.name]).to(target.parameter)
+
+    def install_mask(
+        self, target: Target, mask: Tensor | None = None, *, applied: bool = True, dense_grad: bool = False
+    ) -> None:
+        """Put :class:`Masked` on a target, with a mask or with everything remaining; hidden weights become zero."""
+        if mask is None:
+            mask = torch.ones(target.shape, dtype=torch.bool, device=target.parameter.device)
+        dense = target.parameter
+        installed = Masked(mask.clone(), applied=applied, dense_grad=dense_grad)
+        self._install(target, installed, dense.data, dense.requires_grad)
+        if applied:
+            target.parameter.data.masked_fill_(~mask, 0.0)
+        if dense_grad:
+            self._dense_gradients.append((target.parameter, installed))
+
+    def install_score(self, target: Target, scored: Scored, score: Tensor) -> None:
+        """Put :class:`Scored` on a target with an initial score, given relative to the frozen weight."""
+        stored = scored.stored_score(score.to(target.parameter))
+        self._install(target, scored, stored.contiguous(memory_format=torch.preserve_format).clone(), True)
+
+    def freeze_batchnorm(self) -> None:
+        """Keep every batch norm of the model in inference mode, untrained, until ``finalize``."""
+        self._frozen_norms = freeze_batchnorm(self.model)
+
+    def set_mask(self, target: Target, mask: Tensor) -> None:
+        """Replace the mask of a target; newly hidden weights lose their value and their momentum at once.
+
+        Zeroing both means that no later step can revive them: zero value, gradient and momentum stay zero under weight
+        decay, too. Weights that return start from zero.
+        """
+        installed = target.parametrization
+        assert isinstance(installed, Masked)
+        installed.mask.copy_(mask)
+        if installed.applied:
+            hidden = ~installed.mask
+            target.parameter.data.masked_fill_(hidden, 0.0)
+            if self._binding is not None:
+                for slot in self.slots(target).values():
+                    slot.masked_fill_(hidden, 0.0)
+
+    def _install(self, target: Target, parametrization: Masked | Scored, stored: Tensor, trainable: bool) -> None:
+        parameter = nn.Parameter(stored, requires_grad=trainable)
+        for site in target.sites:
+            parametrize.register_parametrization(site.module, site.attribute, parametrization, unsafe=True)
+            # a new parameter, so that an optimizer built before attach is noticed by bind()
+            chain = parametrization_list(site.module, site.attribute)
+            assert chain is not None
+            chain.original = parameter
+            hooked = _detach_flat_weights in site.module._forward_hooks.values()
+            if isinstance(site.module, nn.RNNBase) and not hooked:
+                self._hooks.append(site.module.register_forward_hook(_detach_flat_weights))
+
+    # ------------------------------------------------------------------ training
+
+    @property
+    def progress(self) -> float:
+        """``step / total_steps`` of this round, in [0, 1]; 0 before ``bind``."""
+        return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
+
+    def param_groups(
+        self, *, weight_decay: float | None = None, other_weight_decay: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Trainable tensors for an optimizer, in the order the model had before ``attach``.
+
+        Args:
+            weight_decay: Decay of the targets (their scores or weights); None leaves it to the optimizer's default.
+            other_weight_decay: Decay of everything else (biases, norms, embeddings); None: the same as for the targets.
+
+        Returns:
+            One group, or two (targets, others) when ``other_weight_decay`` is given.
+        """
+        parameters = self._parameters()
+        if other_weight_decay is None:
+            decay = {} if weight_decay is None else {"weight_decay": weight_decay}
+            return [{"params": list(parameters.values()), **decay}]
+        targeted = {id(target.parameter) for target in self.targets}
+        first = [p for p in parameters.values() if id(p) in targeted]
+        rest = [p for p in parameters.values() if id(p) not in targeted]
+        own = {} if weight_decay is None else {"weight_decay": weight_decay}
+        groups = [{"params": first, **own}, {"params": rest, "weight_decay": other_weight_decay}]
+        return [group for group in groups if group["params"]]
+
+    def bind(self, optimizer: Optimizer, *, total_steps: int) -> Self:
+        """Let the method act around the optimizer's steps, through torch's own hooks. A second call replaces the first.
+
+        Args:
+            optimizer: Built after ``attach``, on :meth:`param_groups` or ``model.parameters()``.
+            total_steps: Optimizer steps of one round of training.
+
+        Raises:
+            BindError: The optimizer lacks a trainable tensor, or evaluates its closure several times.
+            StateError: A loaded state was made for another number of steps.
+        """
+        self._check_alive()
+        if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
+            raise HyperparameterError(f"total_steps must be a positive integer, got {total_steps!r}")
+        if self.total_steps not in (None, total_steps) and self.step > 0:
+            raise StateError(f"this state was made with total_steps={self.total_steps}, not {total_steps}")
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        lacking = [name for name, p in self._parameters().items() if id(p) not in held]
+        if lacking:
+            raise BindError(
+                f"the optimizer lacks {', '.join(lacking)}: an optimizer must be built after attach(), for example on "
+                "sparsifier.param_groups(); parameters that shall not train need requires_grad_(False)"
+            )
+        if self._binding is not None:
+            self._binding.remove()
+        self._binding = Binding(optimizer, self._before_step, self._after_step)
+        self.total_steps = total_steps
+        return self
+
+    def rounds(self) -> Iterator[int]:
+        """Rounds of training: ``for _ in sparsifier.rounds(): train()``. One for most methods.
+
+        Between two rounds the method prunes or rewinds; the loop builds a fresh optimizer and binds it again.
+        """
+        while True:
+            yield self.round
+            with torch.no_grad():
+                again = self.method.next_round(self)
+            if not again:
+                return
+            self.round += 1
+            self.step = 0
+
+    def lr(self, target: Target) -> float:
+        """The bound optimizer's learning rate for a target."""
+        return float(self._group(target)["lr"])
+
+    def slots(self, target: Target) -> dict[str, Tensor]:
+        """The bound optimizer's tensors of the target's shape (momentum and the like), by name; empty before a step."""
+        optimizer = self._bound().optimizer
+        state = optimizer.state.get(target.parameter, {})
+        return {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == target.shape}
+
+    def _before_step(self, scale: float) -> None:
+        self._add_penalty(scale)
+        with torch.no_grad():
+            self.method.before_step(self)
+            for parameter, installed in self._dense_gradients:
+                if parameter.grad is not None:
+                    parameter.grad.masked_fill_(~installed.mask, 0.0)
+
+    def _add_penalty(self, scale: float) -> None:
+        with torch.enable_grad():
+            penalty = self.method.penalty(self)
+            if penalty is None:
+                return
+            parameters = list(self._parameters().values())
+            gradients = torch.autograd.grad(penalty * scale, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+    def _after_step(self) -> None:
+        self.step += 1
+        with torch.no_grad():
+            self.method.after_step(self)
+
+    def _bound(self) -> Binding:
+        if self._binding is None:
+            raise BindError("no optimizer is bound yet: sparsifier.bind(optimizer, total_steps=n)")
+        return self._binding
+
+    def _group(self, target: Target) -> dict[str, Any]:
+        groups = self._bound().optimizer.param_groups
+        return next(g for g in groups if any(p is target.parameter for p in g["params"]))
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters by their name before ``attach``, in the order from before ``attach``; tied ones once."""
+        now = {site.name: target.parameter for target in self.targets for site in target.sites}
+        now |= {name: p for name, p in self.model.named_parameters() if ".parametrizations." not in f".{name}"}
+        return {name: now[name] for name in self._names if now[name].requires_grad}
+
+    # ------------------------------------------------------------------ looking
+
+    def masks(self) -> Masks:
+        """What remains now, by target name; signed supermasks add sign, scale and seed."""
+        self._check_alive()
+        masks: dict[str, Tensor] = {}
+        signed: dict[str, SignedEntry] = {}
+        for target in self.targets:
+            masks[target.name] = target.mask.clone()
+            installed = target.parametrization
+            if isinstance(installed, Scored) and bool(torch.isfinite(installed.low)):
+                constant = installed.frozen is None
+                signed[target.name] = SignedEntry(
+                    installed.sign_mask(target.parameter),
+                    scale=installed.scale if constant else None,
+                    seed=None if installed.origin is None else installed.origin[0],
+                    generator=None if installed.origin is None else f"philox4x32/weights/{installed.origin[1]}",
+                )
+        return Masks(masks, signed)
+
+    def density(self) -> float:
+        """Fraction of the targeted weights that remain."""
+        return self.remaining() / sum(target.size for target in self.targets)
+
+    def remaining(self) -> int:
+        """Number of targeted weights that remain."""
+        return sum(int(target.mask.sum()) for target in self.targets)
+
+    def summary(self) -> str:
+        """Table of the model's parameters: what is targeted, redrawn, trained, frozen, and why."""
+        self._check_alive()
+        return describe(self)
+
+    @contextlib.contextmanager
+    def sparse(self) -> Iterator[nn.Module]:
+        """Inside, the model computes as it would after ``finalize``: masks that are only tracked are applied."""
+        tracked = [p for t in self.targets if isinstance(p := t.parametrization, Masked) and not p.applied]
+        for installed in tracked:
+            installed.applied = True
+        try:
+            yield self.model
+        finally:
+            for installed in tracked:
+                installed.applied = False
+
+    # ------------------------------------------------------------------ saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has to be saved beside the model's and the optimizer's state dicts for a bitwise equal continuation."""
+        self._check_alive()
+        return {
+            "format": _STATE_FORMAT,
+            "method": self.method.config(),
+            "targets": [target.name for target in self.targets],
+            "seed": self.seed,
+            "step": self.step,
+            "round": self.round,
+            "total_steps": self.total_steps,
+            "state": {name: tensor.clone() for name, tensor in self.state.items()},
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; load the model's and the optimizer's state dicts as well.
+
+        Raises:
+            StateError: The state belongs to another method, other hyper-parameters, targets or seed.
+        """
+        self._check_alive()
+        if saved.get("format") != _STATE_FORMAT:
+            raise StateError(f"state has format {saved.get('format')!r}; this version reads {_STATE_FORMAT}")
+        present = {"method": self.method.config(), "targets": [t.name for t in self.targets], "seed": self.seed}
+        for key, value in present.items():
+            if saved[key] != value:
+                raise StateError(f"the saved state was made with {key} {saved[key]!r}, but here it is {value!r}")
+        if self.total_steps not in (None, saved["total_steps"]):
+            raise StateError(f"the saved state has total_steps={saved['total_steps']}, bound is {self.total_steps}")
+        self.step, self.round, self.total_steps = saved["step"], saved["round"], saved["total_steps"]
+        self.state = {name: tensor.clone() for name, tensor in saved["state"].items()}
+
+    # ------------------------------------------------------------------ finishing
+
+    def finalize(self) -> Masks:
+        """Bake the effective weights and take everything off: the model is a plain module with exact zeros.
+
+        State-dict keys, parameter order, ties and ``requires_grad`` are as before ``attach``. In place; once.
+
+        Returns:
+            The masks, as :meth:`masks` gives them.
+        """
+        masks = self.masks()
+        with torch.no_grad(), self.sparse():
+            weights = [target.weight.detach().masked_fill(~masks[target.name], 0.0) for target in self.targets]
+        if self._binding is not None:
+            self._binding.remove()
+        for hook in self._hooks:
+            hook.remove()
+        for target, weight in zip(self.targets, weights, strict=True):
+            if target.parametrization is not None:
+                parameter = nn.Parameter(weight, requires_grad=target.trainable)
+                for site in target.sites:
+                    _take_off(site, parameter)
+        for module, order in self._orders.values():
+            parameters = {name: module._parameters[name] for name in order}
+            module._parameters.clear()
+            module._parameters.update(parameters)
+            if isinstance(module, nn.RNNBase):
+                module._init_flat_weights()
+        unfreeze_batchnorm(self.model, self._frozen_norms)
+        self._finalized = True
+        return masks
+
+    def _check_alive(self) -> None:
+        if self._finalized:
+            raise StateError("this sparsifier is finalized: its model is a plain module now; attach again to go on")
+
+
+def _take_off(site: Site, parameter: nn.Parameter) -> None:
+    parametrize.remove_parametrizations(site.module, site.attribute, leave_parametrized=False)
+    site.module.register_parameter(site.attribute, parameter)
+
+
+def _detach_flat_weights(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+    """After an RNN's forward: its cached weights belong to that graph, and deepcopy would fail on them."""
+    assert isinstance(module, nn.RNNBase)
+    module._flat_weights = [None if w is None else w.detach() for w in module._flat_weights]

@@ -1,0 +1,63 @@
+"""The table that ``Sparsifier.summary`` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from supermask.core.parametrizations import Masked, Scored
+
+if TYPE_CHECKING:
+    from supermask.core.sparsifier import Sparsifier
+    from supermask.core.targets import Target
+
+
+def describe(s: Sparsifier) -> str:
+    """Every parameter of the model in one table: shape, count, role, and why."""
+    rows = [("parameter", "shape", "weights", "remaining", "role")]
+    targeted: dict[str, Target] = {site.name: target for target in s.targets for site in target.sites}
+    seen: set[str] = set()
+    names = [*targeted]
+    names += [n for n, _ in s.model.named_parameters() if ".parametrizations." not in f".{n}" and n not in targeted]
+    total = trained = 0
+    for name in names:
+        target = targeted.get(name)
+        if target is None:
+            parameter = s.model.get_parameter(name)
+            total += parameter.numel()
+            trained += parameter.numel() if parameter.requires_grad else 0
+            role = "not targeted, trained as usual" if parameter.requires_grad else "not targeted, frozen"
+            rows.append((name, _shape(parameter.shape), f"{parameter.numel():,}", "", role))
+        elif target.name in seen:
+            rows.append((name, _shape(target.shape), "", "", f"tied to {target.name}"))
+        else:
+            seen.add(target.name)
+            total += target.size
+            trained += target.size if target.parameter.requires_grad else 0
+            share = f"{100 * int(target.mask.sum()) / target.size:.2f} %"
+            rows.append((name, _shape(target.shape), f"{target.size:,}", share, _role(target)))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = [
+        f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}  {e}".rstrip()
+        for a, b, c, d, e in rows
+    ]
+    size = sum(target.size for target in s.targets)
+    lines.append(
+        f"{s.method.name}, seed {s.seed}: {size:,} of {total:,} parameters targeted, {s.remaining():,} remain "
+        f"({100 * s.density():.2f} %); {trained:,} trained values"
+    )
+    return "\n".join(lines)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _role(target: Target) -> str:
+    installed = target.parametrization
+    origin = "redrawn" if target.redrawn else "kept"
+    if isinstance(installed, Scored):
+        return f"targeted: weight {origin} and frozen, score trained"
+    state = "trained" if target.parameter.requires_grad else "frozen"
+    if isinstance(installed, Masked):
+        return f"targeted: weight {origin} and {state}, mask {'applied' if installed.applied else 'tracked'}"
+    return f"targeted: weight {origin} and {state}, no mask"

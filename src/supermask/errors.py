@@ -1,0 +1,93 @@
+"""Every error that this package raises on purpose.
+
+    SupermaskError
+    ├── HyperparameterError    a field of a method, an initialiser or an optimizer is out of range   (also ValueError)
+    ├── AttachError            a method cannot be put on this model                                  (also ValueError)
+    │   ├── NoTargetsError         nothing to act on
+    │   └── UnsupportedModuleError a module that the method or the core refuses, by name
+    ├── BindError              an optimizer does not fit the sparsifier                              (also ValueError)
+    ├── StateError             a saved state belongs to another method, model or version             (also ValueError)
+    ├── MaskError              masks or initial arrays do not fit the model, or their file is damaged (also ValueError)
+    ├── DataError              a data set cannot be used
+    │   ├── MissingDataError       its files are not there; the message says what to put where       (also FileNotFoundError)
+    │   └── DamagedDataError       a file is there but is not what it should be                      (also ValueError)
+    ├── ConfigError            an experiment file or a command-line setting is wrong                 (also ValueError)
+    ├── RunError               a run or its folder is in a state that needs a decision
+    │   ├── CheckpointError        a checkpoint is damaged or belongs to something else
+    │   └── DivergedError          the loss or a score is no longer finite
+    ├── MissingExtraError      an optional dependency is not installed; the message has its pip line (also ImportError)
+    └── ConformanceError       a method breaks a rule of the conformance suite                       (also AssertionError)
+
+A message says what was wrong, shows the value, and names the way out.
+"""
+
+
+class SupermaskError(Exception):
+    """Root of all errors raised on purpose by this package."""
+
+
+class HyperparameterError(SupermaskError, ValueError):
+    """A hyper-parameter is out of range or of the wrong type; the message names the field."""
+
+
+class AttachError(SupermaskError, ValueError):
+    """A method cannot be attached to a model."""
+
+
+class NoTargetsError(AttachError):
+    """The model has no weight the method could act on."""
+
+
+class UnsupportedModuleError(AttachError):
+    """A named module is not supported; the message says which, why, and what to do."""
+
+
+class BindError(SupermaskError, ValueError):
+    """An optimizer does not fit the sparsifier it is bound to."""
+
+
+class StateError(SupermaskError, ValueError):
+    """A saved state belongs to another method, another model or another version."""
+
+
+class MaskError(SupermaskError, ValueError):
+    """Masks or initial arrays do not fit the model, or their file is damaged."""
+
+
+class DataError(SupermaskError):
+    """A data set cannot be used."""
+
+
+class MissingDataError(DataError, FileNotFoundError):
+    """The files of a data set are not there; the message says what to put where."""
+
+
+class DamagedDataError(DataError, ValueError):
+    """A data file exists but its content is not what it should be."""
+
+
+class ConfigError(SupermaskError, ValueError):
+    """An experiment file or a command-line setting is wrong; the message names the path to the key."""
+
+
+class RunError(SupermaskError):
+    """A run or its folder is in a state that needs the user's decision."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint is damaged or belongs to another run."""
+
+
+class DivergedError(RunError):
+    """Training produced a loss or a score that is not finite."""
+
+
+class MissingExtraError(SupermaskError, ImportError):
+    """An optional dependency is not installed; the message holds the pip line that installs it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}: python -m pip install 'supermask[{extra}]'")
+
+
+class ConformanceError(SupermaskError, AssertionError):
+    """A method breaks a rule of the conformance suite; the message lists each broken rule."""

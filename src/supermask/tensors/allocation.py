@@ -1,0 +1,73 @@
+"""How much remains where: from one density of the whole network to a density, or a count, for each tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Shape = Sequence[int]
+
+
+def uniform(shapes: Sequence[Shape], density: float) -> list[float]:
+    """The same density in every tensor."""
+    return [density] * len(shapes)
+
+
+def erk(shapes: Sequence[Shape], density: float) -> list[float]:
+    """Erdős-Rényi-Kernel densities: proportional to sum(shape) / prod(shape).
+
+    A factor is solved for so that the total is met; tensors that would exceed 1 become dense and the factor is solved
+    again for the rest.
+
+    Source: Evci et al., "Rigging the Lottery", ICML 2020, after Mocanu et al. 2018.
+
+    Args:
+        shapes: Full shapes, kernel dimensions included.
+        density: Density of all tensors together, in (0, 1].
+
+    Returns:
+        One density per tensor in (0, 1]; the weighted mean equals ``density``.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    raw = [sum(shape) / math.prod(shape) for shape in shapes]
+    dense: set[int] = set()
+    while True:
+        sparse = [i for i in range(len(shapes)) if i not in dense]
+        if not sparse:
+            return [1.0] * len(shapes)
+        wanted = density * sum(sizes) - sum(sizes[i] for i in dense)
+        factor = wanted / sum(raw[i] * sizes[i] for i in sparse)
+        over = {i for i in sparse if factor * raw[i] > 1.0}
+        if not over:
+            return [1.0 if i in dense else factor * raw[i] for i in range(len(shapes))]
+        # the largest raw densities go dense first; making the rest dense too early would waste budget
+        top = max(raw[i] for i in over)
+        dense |= {i for i in over if raw[i] == top}
+
+
+def counts(densities: Sequence[float], sizes: Sequence[int], total: int) -> list[int]:
+    """Whole numbers near ``densities * sizes`` that sum to exactly ``total`` (largest remainder).
+
+    Args:
+        densities: Density per tensor in [0, 1].
+        sizes: Number of entries per tensor.
+        total: Promised sum, in [0, sum(sizes)].
+
+    Returns:
+        One count per tensor, each in [0, size]. Among equal remainders the earlier tensor is served first.
+
+    Raises:
+        ValueError: ``total`` is out of range or lies more than rounding away from the densities.
+    """
+    if not 0 <= total <= sum(sizes):
+        raise ValueError(f"total must be in [0, {sum(sizes)}], got {total}")
+    exact = [min(d, 1.0) * n for d, n in zip(densities, sizes, strict=True)]
+    result = [min(n, math.floor(e + 1e-9)) for e, n in zip(exact, sizes, strict=True)]
+    missing = total - sum(result)
+    order = sorted(range(len(sizes)), key=lambda i: -(exact[i] - result[i]))
+    room = [i for i in order if result[i] < sizes[i]]
+    if not 0 <= missing <= len(room):
+        raise ValueError(f"total {total} is not what these densities stand for (their sum is {sum(exact):.3f})")
+    for i in room[:missing]:
+        result[i] += 1
+    return result
