@@ -64,7 +64,7 @@ def save_arrays(path: str | Path, arrays: Mapping[str, ArrayLike], metadata: Map
 
     Args:
         path: Ends in ``.safetensors`` (needs the extra ``lab``) or ``.npz``.
-        arrays: Name -> tensor or numpy array.
+        arrays: Name -> tensor or numpy array; bfloat16, which numpy lacks, is saved as float32.
         metadata: Name -> text.
 
     Raises:
@@ -80,10 +80,8 @@ def save_arrays(path: str | Path, arrays: Mapping[str, ArrayLike], metadata: Map
             raise MissingExtraError("safetensors", "lab", "writing .safetensors files") from error
         data = save(plain, metadata=notes or None)
     elif path.suffix == ".npz":
-        buffer = io.BytesIO()
         extra = {_METADATA: np.frombuffer(json.dumps(notes).encode(), np.uint8)} if notes else {}
-        np.savez_compressed(buffer, allow_pickle=False, **plain, **extra)
-        data = buffer.getvalue()
+        data = _npz_bytes({**plain, **extra})
     else:
         raise MaskError(_wrong_ending(path))
     atomic_write(path, data)
@@ -114,12 +112,11 @@ def load_arrays_and_metadata(path: str | Path, *, layout: Layout = "torch") -> t
     if not path.is_file():
         raise MaskError(f"no such file: {path}")
     if path.suffix == ".safetensors":
-        arrays, metadata = _read_safetensors(path)
+        tensors, metadata = _read_safetensors(path)
     elif path.suffix == ".npz":
-        arrays, metadata = _read_npz(path)
+        tensors, metadata = _read_npz(path)
     else:
         raise MaskError(_wrong_ending(path))
-    tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
     if layout == "tf":
         tensors = {name: _from_tf(value) for name, value in tensors.items()}
     return tensors, metadata
@@ -150,31 +147,45 @@ def _from_tf(value: Tensor) -> Tensor:
 
 def _to_numpy(value: ArrayLike) -> npt.NDArray[np.generic]:
     if isinstance(value, Tensor):
-        value = value.detach().cpu().contiguous().numpy()
-    return np.ascontiguousarray(value)
+        value = value.detach().cpu()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    return np.asarray(value, order="C")  # not ascontiguousarray, which turns a scalar into a vector
+
+
+def _npz_bytes(arrays: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
+    """What ``np.savez_compressed`` writes, for any name (it takes none called "file") and without a way to pickle."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, value in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: equal arrays make equal files
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, value, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _wrong_ending(path: Path) -> str:
     return f"array files end in .safetensors or .npz, got {path.name!r}"
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, npt.NDArray[np.generic]], dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
     except ImportError as error:
         raise MissingExtraError("safetensors", "lab", "reading .safetensors files") from error
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
+    except Exception as error:  # whatever damaged bytes make the reader raise
         raise MaskError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
-def _read_npz(path: Path) -> tuple[dict[str, npt.NDArray[np.generic]], dict[str, str]]:
+def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
+        notes = arrays.pop(_METADATA, None)
+        metadata = {} if notes is None else dict(json.loads(notes.tobytes()))
+        return {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}, metadata
+    except Exception as error:  # zip, zlib, json and numpy raise a dozen kinds for damaged bytes
         raise MaskError(f"{path} is damaged or not an npz file of plain arrays: {error}") from error
-    notes = arrays.pop(_METADATA, None)
-    return arrays, {} if notes is None else dict(json.loads(notes.tobytes()))

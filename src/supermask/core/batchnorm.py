@@ -7,6 +7,8 @@ import types
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from supermask.errors import UnsupportedModuleError
+
 
 def _stay(self: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
     """Stands in for ``train`` on a frozen batch norm."""
@@ -18,7 +20,16 @@ def freeze_batchnorm(model: nn.Module) -> list[nn.Parameter]:
 
     Returns:
         The parameters that were trainable, to give back to :func:`unfreeze_batchnorm`.
+
+    Raises:
+        UnsupportedModuleError: A batch norm keeps no running statistics, so that it cannot be frozen.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise UnsupportedModuleError(
+                f"{name or type(module).__name__} has track_running_stats=False and computes from each batch, also in "
+                "inference mode: it cannot be frozen; build it with running statistics or train batch norm"
+            )
     frozen: list[nn.Parameter] = []
     for module in model.modules():
         if isinstance(module, _BatchNorm):

@@ -150,9 +150,10 @@ def _equal(a: dict[str, Any], b: dict[str, Any], what: str) -> None:
 
 
 @_check
-def is_a_frozen_config(method: Method, zoo: ZooModel) -> None:  # noqa: ARG001
-    """The method is a frozen dataclass without state, its config is JSON, and a copy of its fields is equal to it."""
+def is_a_frozen_config(method: Method, zoo: ZooModel) -> None:
+    """A frozen dataclass that holds no state, also after training; its config is JSON, and a copy of its fields equal."""
     _require(dataclasses.is_dataclass(method) and hash(method) is not None, "the method is not a frozen dataclass")
+    Session(method, zoo).train(2)
     _require(
         set(vars(method)) <= {f.name for f in dataclasses.fields(method)}, "the method holds state beside its fields"
     )

@@ -49,8 +49,9 @@ class Masks(Mapping[str, Tensor]):
         self._masks = dict(masks)
         self.signed: dict[str, SignedEntry] = dict(signed or {})
         for name, mask in self._masks.items():
-            if mask.dtype != torch.bool:
-                raise MaskError(f"the mask of {name} must be bool (True = remaining), got {mask.dtype}")
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                got = mask.dtype if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+                raise MaskError(f"the mask of {name} must be a bool tensor (True = remaining), got {got}")
         for name, entry in self.signed.items():
             if name not in self._masks or not torch.equal(entry.sign_mask != 0, self._masks[name]):
                 raise MaskError(f"the sign mask of {name} does not fit its mask")
@@ -99,16 +100,18 @@ class Masks(Mapping[str, Tensor]):
             MaskError: The file is missing, damaged, of a newer format, or holds other values.
         """
         arrays, metadata = load_arrays_and_metadata(path)
-        if metadata.get("format", _FORMAT) != _FORMAT:
-            raise MaskError(f"{path} has format {metadata['format']!r}; this version reads {_FORMAT!r}")
-        notes: dict[str, dict[str, Any]] = json.loads(metadata.get("signed", "{}"))
+        form = metadata.get("format", "")  # files of others have none, or "pt" and the like
+        if form.startswith("supermask-") and form != _FORMAT:
+            raise MaskError(f"{path} has format {form!r}; this version reads {_FORMAT!r}")
+        notes = _read_notes(path, metadata["signed"]) if form == _FORMAT else {}
         masks: dict[str, Tensor] = {}
         signed: dict[str, SignedEntry] = {}
         for name, value in arrays.items():
-            if not bool(((value == 0) | (value == 1) | (value == -1)).all()):
+            inverted = (value == -1) & value.is_signed()  # an unsigned 255 is equal to -1 for torch
+            if not bool(((value == 0) | (value == 1) | inverted).all()):
                 raise MaskError(f"{path}: the mask of {name} holds values other than -1, 0 and 1")
             masks[name] = value != 0
-            if name in notes or bool((value == -1).any()):
+            if name in notes or bool(inverted.any()):
                 signed[name] = SignedEntry(value.to(torch.int8), **notes.get(name, {}))
         return cls(masks, signed)
 
@@ -129,3 +132,14 @@ class Masks(Mapping[str, Tensor]):
         if not masks:
             raise MaskError("this model carries no masks of torch.nn.utils.prune (no *_orig parameter with a *_mask)")
         return cls(masks)
+
+
+def _read_notes(path: str | Path, text: str) -> dict[str, dict[str, Any]]:
+    """The scale, seed and generator of each signed entry."""
+    try:
+        notes = json.loads(text)
+        for note in notes.values():
+            SignedEntry(torch.empty(0), **note)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MaskError(f"{path} is damaged: its notes on signed masks cannot be read: {error}") from error
+    return dict(notes)

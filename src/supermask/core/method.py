@@ -124,10 +124,12 @@ class Method(abc.ABC):
             raise AttachError(f"{self.name} scores weights on data: attach(model, data=batches, loss_fn=f)")
         if weights is None:
             weights = "redraw" if self.redraws else "keep"
-        if isinstance(weights, str) and weights not in ("redraw", "keep"):
+        if weights not in ("redraw", "keep") if isinstance(weights, str) else not isinstance(weights, Mapping):
             raise AttachError(f"weights must be 'redraw', 'keep' or a mapping of arrays, got {weights!r}")
         if weights == "redraw" and not self.redraws:
             raise AttachError(f"{self.name} has no initialiser of its own: use weights='keep' or pass arrays")
+        if scores is not None and not isinstance(scores, Mapping):
+            raise AttachError(f"scores must be a mapping of arrays, got {type(scores).__name__}")
         if (refusal := self.supports(model)) is not None:
             raise UnsupportedModuleError(f"{self.name} does not support this model: {refusal}")
         sparsifier = Sparsifier(self, model, find_targets(model, targets, ignore), seed)

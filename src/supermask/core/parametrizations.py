@@ -148,18 +148,16 @@ class Scored(nn.Module):
         return ternary_codes(stored.detach(), self.low, self.high) != 0
 
 
+# The functions below define forward(ctx, ...) in one piece: with a separate setup_context, torch inspects the signature of
+# forward at every call, which costs more than the arithmetic of a small layer.
+
+
 class _MaskStraightThrough(torch.autograd.Function):
     """dense * mask, with the gradient of the identity."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(dense: Tensor, mask: Tensor) -> Tensor:
+    def forward(ctx: Any, dense: Tensor, mask: Tensor) -> Tensor:
         return dense * mask.view(torch.uint8)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Nothing is needed for the backward pass."""
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -169,15 +167,10 @@ class _MaskStraightThrough(torch.autograd.Function):
 class _TernaryStraightThrough(torch.autograd.Function):
     """scale * code(score) for symmetric thresholds."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(score: Tensor, threshold: float, scale: float) -> Tensor:
+    def forward(ctx: Any, score: Tensor, threshold: float, scale: float) -> Tensor:
+        ctx.scale = scale
         return ternary(score, threshold, scale)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.scale = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -187,17 +180,12 @@ class _TernaryStraightThrough(torch.autograd.Function):
 class _BetweenStraightThrough(torch.autograd.Function):
     """frozen * scale * code(score) for any thresholds."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(score: Tensor, low: Tensor, high: Tensor, frozen: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, score: Tensor, low: Tensor, high: Tensor, frozen: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(frozen)
+        ctx.scale = scale
         weight = frozen if frozen.is_floating_point() else frozen.to(score.dtype) * scale
         return ternary_between(score, low, high, weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[3])
-        ctx.scale = inputs[4]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:

@@ -16,7 +16,13 @@ Scope = Literal["global", "uniform", "erk"]
 SCOPES: tuple[Scope, ...] = ("global", "uniform", "erk")
 
 
-def masks_by_score(targets: Sequence[Target], scores: Sequence[Tensor], density: float, scope: Scope) -> list[Tensor]:
+def masks_by_score(
+    targets: Sequence[Target],
+    scores: Sequence[Tensor],
+    density: float,
+    scope: Scope,
+    limits: Sequence[int] | None = None,
+) -> list[Tensor]:
     """Keep the highest scores.
 
     Args:
@@ -24,6 +30,8 @@ def masks_by_score(targets: Sequence[Target], scores: Sequence[Tensor], density:
         scores: One tensor per target, of its shape; higher is kept.
         density: Fraction of all targeted weights together that remains, in (0, 1].
         scope: ``global`` ranks all scores together; ``uniform`` and ``erk`` give every target its own share first.
+        limits: The most weights that each target may keep under ``uniform`` and ``erk``; None: all. For methods whose
+            masks only shrink: with one total less, the largest remainder may give a target one weight more.
 
     Returns:
         One bool mask per target; together they keep exactly ``density * size`` weights, rounded half up.
@@ -41,5 +49,5 @@ def masks_by_score(targets: Sequence[Target], scores: Sequence[Tensor], density:
     if scope == "global":
         return topk_masks(scores, total)
     law = allocation.erk if scope == "erk" else allocation.uniform
-    shares = allocation.counts(law([tuple(target.shape) for target in targets], density), sizes, total)
+    shares = allocation.counts(law([tuple(target.shape) for target in targets], density), sizes, total, limits)
     return [topk_mask(score, k) for score, k in zip(scores, shares, strict=True)]

@@ -17,7 +17,7 @@ from supermask.core.binding import Binding
 from supermask.core.masks import Masks, SignedEntry
 from supermask.core.parametrizations import Masked, Scored
 from supermask.core.summary import describe
-from supermask.core.targets import Site, Target, parametrization_list
+from supermask.core.targets import Target, parametrization_list
 from supermask.errors import AttachError, BindError, HyperparameterError, StateError
 
 if TYPE_CHECKING:
@@ -73,7 +73,26 @@ class Sparsifier:
         data: Any,
         loss_fn: LossFn | None,
     ) -> None:
-        """Take over initial values and run the method's setup; called once, by ``attach``."""
+        """Take over initial values and run the method's setup; called once, by ``attach``.
+
+        When anything fails, the model is left as it was.
+        """
+        before = [(target.parameter, target.parameter.detach().clone()) for target in self.targets]
+        try:
+            self._start(weights, scores, data, loss_fn)
+        except BaseException:
+            for parameter, values in before:
+                parameter.data.copy_(values)
+            self._take_off([parameter for parameter, _ in before])
+            raise
+
+    def _start(
+        self,
+        weights: Literal["redraw", "keep"] | Mapping[str, ArrayLike],
+        scores: Mapping[str, ArrayLike] | None,
+        data: Any,
+        loss_fn: LossFn | None,
+    ) -> None:
         shapes = {target.name: target.shape for target in self.targets}
         if isinstance(weights, str):
             self._weights = weights
@@ -120,8 +139,8 @@ class Sparsifier:
 
     def install_score(self, target: Target, scored: Scored, score: Tensor) -> None:
         """Put :class:`Scored` on a target with an initial score, given relative to the frozen weight."""
-        stored = scored.stored_score(score.to(target.parameter))
-        self._install(target, scored, stored.contiguous(memory_format=torch.preserve_format).clone(), True)
+        stored = torch.empty_like(target.parameter)  # in the weight's memory format
+        self._install(target, scored, stored.copy_(scored.stored_score(score.to(stored))), True)
 
     def freeze_batchnorm(self) -> None:
         """Keep every batch norm of the model in inference mode, untrained, until ``finalize``."""
@@ -273,8 +292,8 @@ class Sparsifier:
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by their name before ``attach``, in the order from before ``attach``; tied ones once."""
-        now = {site.name: target.parameter for target in self.targets for site in target.sites}
-        now |= {name: p for name, p in self.model.named_parameters() if ".parametrizations." not in f".{name}"}
+        now = dict(self.model.named_parameters())
+        now |= {site.name: target.parameter for target in self.targets for site in target.sites}
         return {name: now[name] for name in self._names if now[name].requires_grad}
 
     # ------------------------------------------------------------------ looking
@@ -303,6 +322,7 @@ class Sparsifier:
 
     def remaining(self) -> int:
         """Number of targeted weights that remain."""
+        self._check_alive()
         return sum(int(target.mask.sum()) for target in self.targets)
 
     def summary(self) -> str:
@@ -347,13 +367,16 @@ class Sparsifier:
         self._check_alive()
         if saved.get("format") != _STATE_FORMAT:
             raise StateError(f"state has format {saved.get('format')!r}; this version reads {_STATE_FORMAT}")
+        if lacking := sorted(self.state_dict().keys() - saved.keys()):
+            raise StateError(f"the saved state is damaged: it lacks {', '.join(lacking)}")
         present = {"method": self.method.config(), "targets": [t.name for t in self.targets], "seed": self.seed}
         for key, value in present.items():
             if saved[key] != value:
                 raise StateError(f"the saved state was made with {key} {saved[key]!r}, but here it is {value!r}")
-        if self.total_steps not in (None, saved["total_steps"]):
-            raise StateError(f"the saved state has total_steps={saved['total_steps']}, bound is {self.total_steps}")
-        self.step, self.round, self.total_steps = saved["step"], saved["round"], saved["total_steps"]
+        total_steps = self.total_steps if saved["total_steps"] is None else saved["total_steps"]  # None: never bound
+        if self.total_steps not in (None, total_steps):
+            raise StateError(f"the saved state has total_steps={total_steps}, bound is {self.total_steps}")
+        self.step, self.round, self.total_steps = saved["step"], saved["round"], total_steps
         self.state = {name: tensor.clone() for name, tensor in saved["state"].items()}
 
     # ------------------------------------------------------------------ finishing
@@ -367,35 +390,40 @@ class Sparsifier:
             The masks, as :meth:`masks` gives them.
         """
         masks = self.masks()
+        parameters: list[nn.Parameter] = []
         with torch.no_grad(), self.sparse():
-            weights = [target.weight.detach().masked_fill(~masks[target.name], 0.0) for target in self.targets]
+            for target in self.targets:
+                if target.parametrization is None:
+                    parameters.append(target.parameter)
+                else:
+                    weight = target.weight.masked_fill_(~masks[target.name], 0.0)  # a fresh tensor under sparse()
+                    parameters.append(nn.Parameter(weight, requires_grad=target.trainable))
+        self._take_off(parameters)
+        self._finalized = True
+        return masks
+
+    def _take_off(self, parameters: list[nn.Parameter]) -> None:
+        """Put one parameter per target where the parametrizations were, and everything else as it was."""
         if self._binding is not None:
             self._binding.remove()
         for hook in self._hooks:
             hook.remove()
-        for target, weight in zip(self.targets, weights, strict=True):
-            if target.parametrization is not None:
-                parameter = nn.Parameter(weight, requires_grad=target.trainable)
-                for site in target.sites:
-                    _take_off(site, parameter)
+        for target, parameter in zip(self.targets, parameters, strict=True):
+            for site in target.sites:
+                if parametrization_list(site.module, site.attribute) is not None:
+                    parametrize.remove_parametrizations(site.module, site.attribute, leave_parametrized=False)
+                site.module.register_parameter(site.attribute, parameter)
         for module, order in self._orders.values():
-            parameters = {name: module._parameters[name] for name in order}
+            present = dict(module._parameters)
             module._parameters.clear()
-            module._parameters.update(parameters)
+            module._parameters.update({name: present.pop(name) for name in order if name in present} | present)
             if isinstance(module, nn.RNNBase):
                 module._init_flat_weights()
         unfreeze_batchnorm(self.model, self._frozen_norms)
-        self._finalized = True
-        return masks
 
     def _check_alive(self) -> None:
         if self._finalized:
             raise StateError("this sparsifier is finalized: its model is a plain module now; attach again to go on")
-
-
-def _take_off(site: Site, parameter: nn.Parameter) -> None:
-    parametrize.remove_parametrizations(site.module, site.attribute, leave_parametrized=False)
-    site.module.register_parameter(site.attribute, parameter)
 
 
 def _detach_flat_weights(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001

@@ -17,7 +17,8 @@ def describe(s: Sparsifier) -> str:
     targeted: dict[str, Target] = {site.name: target for target in s.targets for site in target.sites}
     seen: set[str] = set()
     names = [*targeted]
-    names += [n for n, _ in s.model.named_parameters() if ".parametrizations." not in f".{n}" and n not in targeted]
+    ours = {id(target.parameter) for target in s.targets}
+    names += [name for name, parameter in s.model.named_parameters() if id(parameter) not in ours]
     total = trained = 0
     for name in names:
         target = targeted.get(name)

@@ -178,7 +178,7 @@ def find_targets(
         _check_supported(first, parameter)
         found.append(Target(first.name, tuple(group), _kind(first.module), parameter.shape, parameter.requires_grad))
     _refuse_hidden(model, wanted - left_out - sites.keys())
-    _refuse_shared_memory(found)
+    _refuse_shared_memory(found, list(sites.values()))
     if not found:
         raise NoTargetsError(
             f"{type(model).__name__} has no weight to act on: no Linear, convolution, recurrent or attention weight"
@@ -277,6 +277,10 @@ def _check_supported(site: Site, parameter: nn.Parameter) -> None:
             f"{site.name} has dtype {parameter.dtype}; only floating-point weights are supported. "
             f"Leave it out with ignore=[{site.name!r}]"
         )
+    if parameter.numel() == 0:
+        raise UnsupportedModuleError(
+            f"{site.name} has no entries (shape {tuple(parameter.shape)}). Leave it out with ignore=[{site.name!r}]"
+        )
 
 
 def _refuse_hidden(model: nn.Module, names: set[str]) -> None:
@@ -302,14 +306,18 @@ def _refuse_hidden(model: nn.Module, names: set[str]) -> None:
         raise UnsupportedModuleError(f"{name} {why}; {way} first, or leave it out with ignore=[{name!r}]")
 
 
-def _refuse_shared_memory(found: list[Target]) -> None:
-    """Two different parameters over the same memory cannot be masked one by one."""
-    owners: dict[int, str] = {}
-    for target in found:
-        address = target.parameter.data_ptr()
-        if address in owners and address != 0:
+def _refuse_shared_memory(found: list[Target], sites: list[Site]) -> None:
+    """A target over the same memory as a different parameter cannot be masked alone."""
+    targeted = {id(target.parameter): target.name for target in found}
+    owners: dict[int, Site] = {}
+    for site in sites:
+        parameter = _raw(site)
+        if isinstance(parameter, UninitializedParameter) or parameter.data_ptr() == 0:
+            continue
+        owner = owners.setdefault(parameter.data_ptr(), site)
+        name = targeted.get(id(parameter), targeted.get(id(_raw(owner))))
+        if _raw(owner) is not parameter and name is not None:
             raise UnsupportedModuleError(
-                f"{target.name} and {owners[address]} are different parameters over the same memory; tie them by "
-                f"assigning one parameter to both modules, or leave one out with ignore=[{target.name!r}]"
+                f"{site.name} and {owner.name} are different parameters over the same memory; tie them by "
+                f"assigning one parameter to both modules, or leave one out with ignore=[{name!r}]"
             )
-        owners[address] = target.name

@@ -45,6 +45,12 @@ class FixedMask(Method):
     def __post_init__(self) -> None:
         if (self.file is None) == (self.masks is None):
             raise HyperparameterError(f"{self.name}: give exactly one of file (a path) and masks (an object)")
+        if self.file is not None and not isinstance(self.file, str):
+            raise HyperparameterError(f"{self.name}: file must be a path as text, got {self.file!r}")
+        if self.masks is not None and not isinstance(self.masks, Mapping):
+            raise HyperparameterError(
+                f"{self.name}: masks must map names to bool tensors, got {type(self.masks).__name__}"
+            )
 
     @classmethod
     def examples(cls, model: nn.Module) -> tuple[Self, ...]:

@@ -92,7 +92,7 @@ class Magnitude(Method):
         assert s.total_steps is not None
         begin, end = self._event_steps(s.total_steps)
         if self.schedule == "one-shot":
-            if s.step == begin:
+            if s.step == max(begin, 1) and self.begin > 0.0:
                 self._prune(s, self.density)
         elif s.step == end:
             self._prune(s, self.density)
@@ -107,5 +107,7 @@ class Magnitude(Method):
 
     def _prune(self, s: Sparsifier, density: float) -> None:
         scores = [torch.where(target.mask, target.dense.abs(), -1.0) for target in s.targets]
-        for target, mask in zip(s.targets, masks_by_score(s.targets, scores, density, self.scope), strict=True):
+        limits = [int(target.mask.sum()) for target in s.targets]  # so that masks are nested whatever the rounding
+        masks = masks_by_score(s.targets, scores, density, self.scope, limits)
+        for target, mask in zip(s.targets, masks, strict=True):
             s.set_mask(target, mask)

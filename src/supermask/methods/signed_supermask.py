@@ -16,7 +16,7 @@ from supermask.core.targets import Target
 from supermask.errors import HyperparameterError
 from supermask.tensors.initializers import Initializer
 from supermask.tensors.philox import Stream
-from supermask.tensors.topk import kth_largest
+from supermask.tensors.topk import keep_count, kth_largest
 
 ThresholdRule = Literal["absolute", "relative", "variable"]
 BatchNorm = Literal["frozen", "trained"]
@@ -85,6 +85,9 @@ class SignedSupermask(Method):
         check_range(self.name, "linear_fraction", self.linear_fraction, 0.0, 0.5, open_low=True)
         if not isinstance(self.signed, bool):
             raise HyperparameterError(f"{self.name}: signed must be true or false, got {self.signed!r}")
+        for field, value in (("weights", self.weights), ("scores", self.scores)):
+            if not isinstance(value, Initializer):
+                raise HyperparameterError(f"{self.name}: {field} must be an Initializer, got {value!r}")
 
     def setup(self, s: Sparsifier) -> None:
         """Draw weights and scores, fix the thresholds, freeze batch norm."""
@@ -121,7 +124,7 @@ class SignedSupermask(Method):
         """(low, high) of a layer."""
         if self.threshold_rule == "variable":
             fraction = self.conv_fraction if target.kind == "conv" else self.linear_fraction
-            k = max(1, math.floor(fraction * target.size))
+            k = max(1, keep_count(fraction, target.size))
             high, low = _beyond(score, k), -_beyond(-score, min(k, target.size - k))
         else:
             high = self.threshold

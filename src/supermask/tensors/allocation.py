@@ -45,29 +45,34 @@ def erk(shapes: Sequence[Shape], density: float) -> list[float]:
         dense |= {i for i in over if raw[i] == top}
 
 
-def counts(densities: Sequence[float], sizes: Sequence[int], total: int) -> list[int]:
+def counts(
+    densities: Sequence[float], sizes: Sequence[int], total: int, limits: Sequence[int] | None = None
+) -> list[int]:
     """Whole numbers near ``densities * sizes`` that sum to exactly ``total`` (largest remainder).
 
     Args:
         densities: Density per tensor in [0, 1].
         sizes: Number of entries per tensor.
-        total: Promised sum, in [0, sum(sizes)].
+        total: Promised sum, in [0, sum(limits)].
+        limits: The most that each tensor may get, in [0, size]; None: its size. What a limit cuts off goes to the others.
 
     Returns:
-        One count per tensor, each in [0, size]. Among equal remainders the earlier tensor is served first.
+        One count per tensor, each in [0, limit]. Among equal remainders the earlier tensor is served first.
 
     Raises:
-        ValueError: ``total`` is out of range or lies more than rounding away from the densities.
+        ValueError: ``total`` is out of range or, without limits, lies more than rounding away from the densities.
     """
-    if not 0 <= total <= sum(sizes):
-        raise ValueError(f"total must be in [0, {sum(sizes)}], got {total}")
+    most = sizes if limits is None else limits
+    if not 0 <= total <= sum(most):
+        raise ValueError(f"total must be in [0, {sum(most)}], got {total}")
     exact = [min(d, 1.0) * n for d, n in zip(densities, sizes, strict=True)]
-    result = [min(n, math.floor(e + 1e-9)) for e, n in zip(exact, sizes, strict=True)]
+    result = [min(n, math.floor(e + 1e-9)) for e, n in zip(exact, most, strict=True)]
     missing = total - sum(result)
     order = sorted(range(len(sizes)), key=lambda i: -(exact[i] - result[i]))
-    room = [i for i in order if result[i] < sizes[i]]
-    if not 0 <= missing <= len(room):
+    if missing < 0 or (limits is None and missing > sum(r < n for r, n in zip(result, most, strict=True))):
         raise ValueError(f"total {total} is not what these densities stand for (their sum is {sum(exact):.3f})")
-    for i in room[:missing]:
-        result[i] += 1
+    while missing > 0:
+        for i in [i for i in order if result[i] < most[i]][:missing]:
+            result[i] += 1
+            missing -= 1
     return result

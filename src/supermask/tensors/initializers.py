@@ -76,7 +76,7 @@ class Initializer:
         if self.gain is None:
             if self.rule == "fixed":
                 raise HyperparameterError("initializer rule 'fixed' needs a gain (the standard deviation)")
-        elif not (math.isfinite(self.gain) and self.gain > 0):
+        elif isinstance(self.gain, bool) or not isinstance(self.gain, int | float) or not 0 < self.gain < math.inf:
             raise HyperparameterError(f"initializer gain must be a positive number, got {self.gain!r}")
 
     def std(self, fan_in: int, fan_out: int) -> float:

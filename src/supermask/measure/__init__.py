@@ -1,0 +1,7 @@
+"""Masks and models to numbers."""
+
+from __future__ import annotations
+
+from supermask.measure.size import compression_rate, sizes
+
+__all__ = ["compression_rate", "sizes"]

@@ -1,0 +1,147 @@
+"""The shape of the package: public names, direction of imports, lean import, small files."""
+
+from __future__ import annotations
+
+import ast
+import io
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import supermask
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "supermask"
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+# layer -> what it may import beside itself; errors and _version are open to all
+MAY_IMPORT = {
+    "kernels": set(),
+    "tensors": {"kernels"},
+    "core": {"kernels", "tensors"},
+    "optim": {"kernels", "tensors"},
+    "methods": {"tensors", "core", "optim"},
+    "models": {"tensors", "core"},
+    "data": {"tensors", "core"},
+    "measure": {"tensors", "core"},
+    "lab": {"tensors", "core", "optim", "methods", "models", "data", "measure"},
+    "report": {"lab.store"},
+    "cli": {"kernels", "tensors", "core", "optim", "methods", "models", "data", "measure", "lab", "report"},
+}
+OPEN_TO_ALL = {"errors", "_version"}
+
+
+def test_public_names() -> None:
+    assert sorted(supermask.__all__) == [
+        "Dense",
+        "FixedMask",
+        "Initializer",
+        "Magnitude",
+        "Masks",
+        "Method",
+        "RandomMask",
+        "SignedSupermask",
+        "Sparsifier",
+        "SupermaskError",
+        "Target",
+        "__version__",
+        "check_method",
+        "load_arrays",
+        "register",
+        "save_arrays",
+    ]
+    assert len(supermask.__all__) <= 20
+    for name in supermask.__all__:
+        assert getattr(supermask, name) is not None
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Modules of this package that a file imports, as dotted names below ``supermask``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "supermask":
+                yield name.removeprefix("supermask").removeprefix(".")
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parent != SOURCE], ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_one_way(path: Path) -> None:
+    layer = path.relative_to(SOURCE).parts[0]
+    assert layer in MAY_IMPORT, f"the new layer {layer} needs a place in the order"
+    for name in _imports(path):
+        target = name.split(".")[0]
+        if target in OPEN_TO_ALL or target == layer:
+            continue
+        allowed = any(name == entry or name.startswith(f"{entry}.") for entry in MAY_IMPORT[layer])
+        assert allowed, f"{layer} must not import supermask.{name}"
+
+
+def test_methods_do_not_import_each_other() -> None:
+    for path in (SOURCE / "methods").glob("*.py"):
+        if path.name != "__init__.py":
+            assert not [name for name in _imports(path) if name.startswith("methods")], path.name
+
+
+def test_lean_import() -> None:
+    """``import supermask`` loads torch and numpy and none of the extras."""
+    extras = ["pydantic", "yaml", "typer", "rich", "safetensors", "sklearn", "PIL"]
+    code = f"import sys, supermask; print([m for m in {extras!r} if m in sys.modules], 'torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split("]") == ["[", " True\n"]
+
+
+def test_reports_need_no_torch() -> None:
+    """A report only reads folders: neither it nor the store below it imports torch."""
+    for path in [*(SOURCE / "report").glob("*.py"), SOURCE / "lab" / "store.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] == "torch"], path.name
+
+
+def _code_lines(path: Path) -> int:
+    """Lines that hold code: docstrings, comments and blank lines do not count."""
+    text = path.read_text()
+    docstrings: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            docstrings.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    ignored = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in ignored:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return len(lines - docstrings)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_modules_are_small(path: Path) -> None:
+    limit = 150 if path.parent.name == "methods" else 400
+    assert _code_lines(path) <= limit
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in MODULES:
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
+
+
+def test_typed_marker_ships() -> None:
+    assert (SOURCE / "py.typed").is_file()
