@@ -1,0 +1,45 @@
+"""Splitting off a test set: stratified, and the same on every machine and with every version of every library."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from supermask.data.dataset import Labels
+from supermask.errors import DataError
+from supermask.tensors.philox import Stream
+
+
+def stratified(labels: Labels, test_count: int, seed: int = 0) -> tuple[Labels, Labels]:
+    """Choose ``test_count`` test images so that every class keeps its share.
+
+    A class with n of N images gives ``test_count * n / N`` of them, rounded by largest remainder (the lower class first
+    on ties). Which ones is drawn from the pinned generator, stream (seed, "split"): the first of each class in a random
+    order of all images.
+
+    Args:
+        labels: Shape (N,), int64, in 0..K-1.
+        test_count: Number of test images, in 1..N-1.
+        seed: Integer >= 0.
+
+    Returns:
+        Indices of the training and of the test images, int64, each ascending: the order of the source is kept.
+
+    Raises:
+        DataError: A class would have no training or no test image.
+    """
+    counts = np.bincount(labels)
+    total = int(counts.sum())
+    share = counts * test_count // total
+    remainder = counts * test_count % total
+    share[np.argsort(-remainder, kind="stable")[: test_count - int(share.sum())]] += 1
+    for cls, (have, take) in enumerate(zip(counts, share)):
+        if not 0 < take < have:
+            raise DataError(
+                f"cannot split off {test_count} of {total} images: class {cls} has {have}, of which {take} would be "
+                "test images, but training and test both need one; change test_fraction or add images"
+            )
+    order = Stream(seed, "split").permutation(total)
+    test = np.concatenate([order[labels[order] == cls][: share[cls]] for cls in range(len(counts))])
+    chosen = np.zeros(total, bool)
+    chosen[test] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
