@@ -1,0 +1,69 @@
+"""``supermask data``: which data sets are on this machine, and how to get the others."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from supermask.cli.options import AsJson, DataDir
+from supermask.errors import ConfigError
+
+Name = Annotated[str | None, typer.Argument(help="Show this data set: its licence, and what to put where.")]
+Wanted = Annotated[str, typer.Argument(help="Name of a data set.", metavar="NAME")]
+
+
+class ShowByDefault(TyperGroup):
+    """`data` and `data NAME` mean `data show` and `data show NAME`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the default verb in where none is given."""
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=ShowByDefault, help="List the data sets (`data`), show one (`data NAME`), or download it (`data get NAME`)."
+)
+
+
+@app.command()
+def show(name: Name = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """List the data sets and where they were found (the default), or show one."""
+    from supermask.cli.datasets import describe
+    from supermask.cli.output import print_grids, print_json, print_text
+    from supermask.data import DATASETS
+    from supermask.data.locate import how_to_get
+    from supermask.lab.validate import suggest
+    from supermask.report.grid import Grid
+
+    if name is not None and name not in DATASETS:
+        raise ConfigError(f"no data set is called {name!r}; {suggest(name, DATASETS)}")
+    described = [entry for entry in describe(data_dir) if name in (None, entry["name"])]
+    if as_json:
+        print_json({"schema": 1, "datasets": described})
+        return
+    if name is None:
+        rows = tuple((d["name"], d["where"] or f"missing: {d['hint']}", d["summary"], d["licence"]) for d in described)
+        headers = ("data set", "found in", "what it is", "licence")
+        notes = ["`supermask data NAME` says what to put where; files are verified when they are read."]
+        print_grids([Grid("", headers, rows, frozenset(range(4)))], notes)
+        return
+    (entry,) = described
+    print_text(f"{entry['name']}: {entry['summary']}\n\nsource   {entry['source']}\nlicence  {entry['licence']}")
+    print_text(f"found    {entry['where'] or 'no'}")
+    if not entry["ready"]:
+        print_text(f"\n{how_to_get(DATASETS[name], data_dir) if DATASETS[name].layouts else entry['hint']}")
+
+
+@app.command()
+def get(name: Wanted, data_dir: DataDir = None) -> None:
+    """Download a data set from its official source; a broken download continues where it stopped."""
+    from supermask.cli.output import download_bar
+    from supermask.data import get as download
+
+    with download_bar() as progress:
+        folder = download(name, root=data_dir, progress=progress)
+    typer.echo(f"{name} is in {folder}")

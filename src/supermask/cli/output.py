@@ -1,0 +1,127 @@
+"""Printing: tables drawn by rich in a terminal, plain aligned text into pipes and files, JSON, errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from supermask.report.grid import Grid
+
+if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+    from rich.progress import TaskID
+    from rich.table import Table
+
+    from supermask.report.table import Document
+
+
+def is_terminal() -> bool:
+    """Whether a person reads stdout as it is written."""
+    from rich.console import Console
+
+    return Console().is_terminal
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON; a NaN in it is a bug and raises."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 80 where there is none."""
+    from rich.console import Console
+
+    return Console().width
+
+
+def print_text(text: str) -> None:
+    """Print text, in a terminal wrapped between words."""
+    if not is_terminal():
+        typer.echo(text)
+        return
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(text)
+
+
+def print_error(message: str) -> None:
+    """Print ``error: message`` to stderr, red and wrapped between words where it is a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    if console.is_terminal:
+        console.print(f"error: {message}", style="red")
+    else:
+        typer.echo(f"error: {message}", err=True)
+
+
+def print_grids(grids: Iterable[Grid], notes: Iterable[str] = ()) -> None:
+    """Print tables and the notes below them."""
+    if not is_terminal():
+        blocks = [grid.to_text() for grid in grids] + ["\n".join(notes)]
+        typer.echo("\n\n".join(block for block in blocks if block))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    for index, grid in enumerate(grids):
+        console.print(*([""] if index else []), draw(grid, console.width), sep="\n")
+    for index, note in enumerate(notes):
+        console.print(*([""] if not index else []), note, style="dim", sep="\n")
+
+
+def print_document(document: Document) -> None:
+    """Print a report."""
+    print_grids(document.grids, document.notes)
+
+
+def draw(grid: Grid, width: int) -> Table:
+    """A rich table of a grid for a terminal of that width; cells wrap where it is narrow, nothing is cut off."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    widths = [max(len(cell) for cell in column) for column in zip(grid.headers, *grid.rows)]
+    wraps = sum(widths) + 2 * len(widths) > width
+    table = Table(
+        title=Text(grid.title, style="bold") if grid.title else None,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        leading=int(wraps and len(grid.left) > 2),  # prose needs air between its rows
+    )
+    for index, header in enumerate(grid.headers):
+        name = index == 0 and widths[0] <= width // 3
+        justify: JustifyMethod = "left" if index in grid.left else "right"
+        table.add_column(Text(header), justify=justify, overflow="fold", no_wrap=name)
+    for row in grid.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+@contextmanager
+def download_bar() -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """A progress bar per file on stderr where a person looks at it; None elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield show

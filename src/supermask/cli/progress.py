@@ -1,0 +1,122 @@
+"""What is known about the runs of an experiment while they train; drawn by `live`, told line by line by `log`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from supermask.lab.events import Event
+    from supermask.lab.plan import RunSpec
+
+State = Literal["waiting", "training", "done", "skipped", "failed"]
+UNKNOWN: Final = "–"
+
+
+@dataclass
+class RunLine:
+    """The last known state of one run."""
+
+    label: str
+    seed: int
+    state: State = "waiting"
+    epochs: int | None = None
+    epochs_done: float = 0.0
+    loss: float | None = None
+    accuracy: float | None = None
+    density: float | None = None
+    seconds: float = 0.0
+    message: str = ""
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """Wall time an epoch has taken on average; None before anything is known."""
+        return self.seconds / self.epochs_done if self.epochs_done and self.seconds else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Wall time to the end of the run, if its epochs to come are like those before; None while that is unknown."""
+        pace = self.seconds_per_epoch
+        return None if self.epochs is None or pace is None else pace * max(0.0, self.epochs - self.epochs_done)
+
+    def cells(self) -> tuple[str, ...]:
+        """State, epoch, loss, accuracy, remaining, seconds an epoch and remaining time as text."""
+        pace, left = self.seconds_per_epoch, self.seconds_left
+        eta = UNKNOWN if left is None or self.state != "training" else clock(left)
+        epoch = UNKNOWN if self.epochs is None else f"{int(self.epochs_done)}/{self.epochs}"
+        return (
+            self.state,
+            epoch,
+            UNKNOWN if self.loss is None else f"{self.loss:.4f}",
+            UNKNOWN if self.accuracy is None else f"{100 * self.accuracy:.2f}",
+            UNKNOWN if self.density is None else f"{100 * self.density:.2f}",
+            UNKNOWN if pace is None else f"{pace:.3f}",
+            eta,
+        )
+
+
+@dataclass
+class Board:
+    """All runs of an experiment by id, kept up to date by their events."""
+
+    lines: dict[str, RunLine] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, specs: list[RunSpec]) -> Board:
+        """A board on which all runs wait."""
+        return cls({spec.id: RunLine(spec.label, spec.seed) for spec in specs})
+
+    def update(self, event: Event) -> RunLine:
+        """Take in an event; returns the line that changed."""
+        line = self.lines[event.run]
+        states: Mapping[str, State] = {"done": "done", "skipped": "skipped", "failed": "failed"}
+        line.state = states.get(event.kind, "training")
+        line.epochs = event.epochs or line.epochs
+        line.message = event.message or ""
+        if event.kind == "done" and event.epochs is not None:
+            line.epochs_done = event.epochs
+        elif event.epoch is not None and event.batch is not None and event.batches:
+            line.epochs_done = event.epoch - 1 + event.batch / event.batches
+        line.seconds = event.seconds or line.seconds
+        for name in ("loss", "accuracy", "density"):
+            if (value := getattr(event, name)) is not None:
+                setattr(line, name, value)
+        return line
+
+    def training(self) -> list[RunLine]:
+        """The runs at work."""
+        return [line for line in self.lines.values() if line.state == "training"]
+
+    def summary(self) -> str:
+        """How many runs are in which state, and when all will be done, in one line."""
+        count = len(self.lines)
+        counts = Counter(line.state for line in self.lines.values())
+        words = [
+            f"{counts[state]} {state}"
+            for state in ("done", "skipped", "failed", "training", "waiting")
+            if counts[state]
+        ]
+        seconds = self.seconds_left()
+        end = "" if seconds is None else f", about {clock(seconds)} left"
+        return f"{count} run{'s' * (count != 1)}: {', '.join(words)}{end}"
+
+    def seconds_left(self) -> float | None:
+        """Estimated wall time to the end: waiting runs are taken to be like the average of the known ones."""
+        known = [(line.seconds_per_epoch, line.epochs) for line in self.lines.values() if line.epochs]
+        seconds = [pace * epochs for pace, epochs in known if pace]
+        active = self.training()
+        if not seconds or not active:
+            return None
+        whole = sum(seconds) / len(seconds)
+        left = [whole if line.seconds_left is None else line.seconds_left for line in active]
+        waiting = sum(line.state == "waiting" for line in self.lines.values())
+        return max(*left, (sum(left) + waiting * whole) / len(active))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds (``1:05``), with hours when there are any (``2:00:09``)."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

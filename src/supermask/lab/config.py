@@ -1,0 +1,297 @@
+"""The sections of one run as frozen dataclasses. What may stand in an experiment file is what is written here.
+
+The ``method`` section is the method's own dataclass; ``model`` and ``data`` take the options of the model or data set
+they name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import torch
+
+from supermask import models
+from supermask.core.arrays import Layout
+from supermask.core.method import Method
+from supermask.core.registry import method_class, methods
+from supermask.data import DATASETS
+from supermask.data.augment import CropFlip
+from supermask.errors import ConfigError, HyperparameterError
+from supermask.lab.reference import is_reference, resolve
+from supermask.lab.validate import build, check, join, non_default, plain, require_known, require_mapping, show, suggest
+from supermask.models import MODELS
+from supermask.optim import OPTIMIZERS, SCHEDULES, Constant, OptimizerConfig, Plateau, Schedule
+from supermask.tensors.initializers import Distribution, Initializer, Rule
+
+T = TypeVar("T")
+
+DATA_FILES: Final = {"npz": "file", "folder": "path"}  # data set -> its option that names a file or folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitSection:
+    """Where the weights of a model start; methods that redraw (supermasks) replace their targets afterwards.
+
+    Args:
+        keep: True leaves what the model's own constructor drew.
+        distribution: See :class:`~supermask.tensors.initializers.Initializer`.
+        rule: The same.
+        gain: The same.
+        weights: A .safetensors or .npz file with the targets' initial weights.
+        scores: A file with the targets' initial scores, for methods that learn scores.
+        layout: How these files store matrices and kernels: ``torch`` or ``tf``.
+    """
+
+    keep: bool = False
+    distribution: Distribution = "uniform"
+    rule: Rule = "elu"
+    gain: float | None = None
+    weights: str | None = field(default=None, metadata={"file": True})
+    scores: str | None = field(default=None, metadata={"file": True})
+    layout: Layout = "torch"
+
+    def __post_init__(self) -> None:
+        initializer = self.initializer
+        if self.keep and initializer != InitSection().initializer:
+            raise HyperparameterError("keep: true leaves the model's own weights; remove distribution, rule and gain")
+
+    @property
+    def initializer(self) -> Initializer:
+        """What draws the weights unless ``keep`` is set."""
+        return Initializer(distribution=self.distribution, rule=self.rule, gain=self.gain)
+
+
+LOSSES: Final = ("cross-entropy", "mse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSection:
+    """How a run trains.
+
+    Args:
+        epochs: Passes over the training data, per round.
+        optimizer: One of ``sgd``, ``sgdw``, ``adam``, ``adamw``.
+        schedule: One of ``constant``, ``exponential``, ``cosine``, ``step``, ``plateau``.
+        batch_size: Examples a step; the last batch of an epoch may be smaller and is kept.
+        eval_batch_size: Examples at once while testing; does not change what is measured.
+        shuffle: True: a new order each epoch; "once": one random order for all epochs; False: the order of the data.
+        data_order: "per-seed", or "shared": all seeds see the batches of seed 0.
+        loss: "cross-entropy" (log-softmax, mean over the batch), "mse" (to one-hot labels), or
+            ``package.module:function`` taking (output, target) and returning the batch mean.
+    """
+
+    epochs: int
+    optimizer: OptimizerConfig
+    schedule: Schedule | Plateau = field(default_factory=Constant)
+    batch_size: int = 128
+    eval_batch_size: int = 500
+    shuffle: bool | Literal["once"] = True
+    data_order: Literal["per-seed", "shared"] = "per-seed"
+    loss: str = "cross-entropy"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise HyperparameterError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.loss not in LOSSES and not is_reference(self.loss):
+            raise HyperparameterError(
+                f"loss must be one of {', '.join(LOSSES)} or a reference package.module:function, got {self.loss!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    """A model by name or reference, with all its options (a reference: those that are given)."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """A data set by name, with its options."""
+
+    name: str
+    normalize: Literal["image", "dataset", "none"] = "image"
+    augment: CropFlip | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run's outcome, beside its seed."""
+
+    model: ModelSection
+    init: InitSection
+    data: DataSection
+    method: Method
+    train: TrainSection
+
+    def to_sections(self, *, defaults: bool = True) -> dict[str, Any]:
+        """The sections as a file would hold them; without ``defaults``, only values that differ from theirs."""
+        convert = plain if defaults else non_default
+        model, data = dict(self.model.options), dict(self.data.options)
+        if not defaults:
+            known = MODELS[self.model.name].options if self.model.name in MODELS else {}
+            model = {key: value for key, value in model.items() if key not in known or plain(known[key]) != value}
+            data = {key: value for key, value in data.items() if plain(DATASETS[self.data.name].options[key]) != value}
+        train = convert(self.train)
+        train["optimizer"] = {"name": self.train.optimizer.name, **convert(self.train.optimizer)}
+        if "schedule" in train:
+            train["schedule"] = {"name": self.train.schedule.name, **convert(self.train.schedule)}
+        return {
+            "model": {"name": self.model.name, **plain(model)},
+            "init": convert(self.init),
+            "data": {key: value for key, value in convert(self.data).items() if key != "options"} | plain(data),
+            "method": {"name": self.method.name, **convert(self.method)},
+            "train": train,
+        }
+
+    def files(self) -> dict[str, Path]:
+        """Dotted key -> file or folder, of everything that the run reads beside the data sets it knows."""
+        found = {}
+        for section, value in (("init", self.init), ("method", self.method)):
+            for name in _file_fields(value):
+                if getattr(value, name) is not None:
+                    found[f"{section}.{name}"] = Path(getattr(value, name))
+        option = DATA_FILES.get(self.data.name)
+        if option is not None:
+            found[f"data.{option}"] = Path(self.data.options[option])
+        return found
+
+    def references(self) -> dict[str, str]:
+        """Dotted key -> ``package.module:name``, of the user's own code in use."""
+        named = {"model.name": self.model.name, "train.loss": self.train.loss}
+        return {key: value for key, value in named.items() if is_reference(value)}
+
+
+def parse_run(sections: Mapping[str, Any], folder: Path) -> RunConfig:
+    """Judge the raw sections of one run.
+
+    Args:
+        sections: Section name -> raw section.
+        folder: Where relative paths and references are looked up.
+
+    Raises:
+        ConfigError: Anything is missing, unknown, of the wrong type or out of range; names the dotted key.
+    """
+    for name in ("model", "data", "method", "train"):
+        if name not in sections:
+            raise ConfigError(f"{name}: this section is missing")
+    return RunConfig(
+        model=_parse_model(sections["model"], folder),
+        init=_locate(build(InitSection, sections.get("init", {}), "init"), folder, "init"),
+        data=_parse_data(sections["data"], folder),
+        method=_locate(_parse_method(sections["method"]), folder, "method"),
+        train=_parse_train(sections["train"], folder),
+    )
+
+
+def _parse_model(section: object, folder: Path) -> ModelSection:
+    options = require_mapping(section, "model")
+    name = _take_name(options, "model")
+    if is_reference(name):
+        resolve(name, folder, "model.name")
+        return ModelSection(name=name, options=check(dict[str, Any], options, "model"))
+    if name not in MODELS:
+        raise ConfigError(f"model.name: no model is called {name!r}; {suggest(name, MODELS)}")
+    known = MODELS[name].options
+    require_known(options, known, "model")
+    options = {**plain(known), **check(dict[str, Any], options, "model")}
+    try:
+        with torch.device("meta"):  # takes no memory: judges the values of the options only
+            models.build(name, **options)
+    except ConfigError as error:
+        raise ConfigError(f"model: {error}") from error
+    return ModelSection(name=name, options=options)
+
+
+def _parse_data(section: object, folder: Path) -> DataSection:
+    options = require_mapping(section, "data")
+    name = _take_name(options, "data")
+    if name not in DATASETS:
+        raise ConfigError(f"data.name: no data set is called {name!r}; {suggest(name, DATASETS)}")
+    known = DATASETS[name].options
+    require_known(options, ("normalize", "augment", *known), "data")
+    own: dict[str, Any] = {key: options.pop(key) for key in ("normalize", "augment") if key in options}
+    for key, default in known.items():
+        if default is ... and key not in options:
+            raise ConfigError(f"data.{key}: missing; the data set {name!r} needs it")
+    options = {**plain(known), **check(dict[str, Any], options, "data")}
+    if name in DATA_FILES:
+        file = DATA_FILES[name]
+        options[file] = _existing(options[file], folder, f"data.{file}")
+    return dataclasses.replace(build(DataSection, {"name": name, **own}, "data"), options=options)
+
+
+def _parse_method(section: object) -> Method:
+    values = require_mapping(section, "method")
+    name = _take_name(values, "method")
+    if name not in methods():
+        raise ConfigError(f"method.name: no method is called {name!r}; {suggest(name, methods())}")
+    return build(method_class(name), values, "method")
+
+
+def _parse_train(section: object, folder: Path) -> TrainSection:
+    values = require_mapping(section, "train")
+    names = [f.name for f in dataclasses.fields(TrainSection)]
+    require_known(values, names, "train")
+    if "optimizer" not in values:
+        raise ConfigError(
+            f"train.optimizer: missing; it has no default (a section whose name is {_either(OPTIMIZERS)})"
+        )
+    chosen = {"optimizer": _choose(values.pop("optimizer"), OPTIMIZERS, "train.optimizer")}
+    if "schedule" in values:
+        chosen["schedule"] = _choose(values.pop("schedule"), SCHEDULES, "train.schedule")
+    train = build(TrainSection, values, "train", ready=chosen)
+    if is_reference(train.loss):
+        resolve(train.loss, folder, "train.loss")
+    return train
+
+
+def _choose(section: object, table: Mapping[str, type[Any]], path: str) -> Any:
+    values = require_mapping(section, path)
+    name = _take_name(values, path)
+    if name not in table:
+        raise ConfigError(f"{path}.name: expected {_either(table)}, got {name!r}; {suggest(name, table)}")
+    return build(table[name], values, path)
+
+
+def _take_name(values: dict[str, Any], path: str) -> str:
+    if "name" not in values:
+        raise ConfigError(f"{join(path, 'name')}: missing; it says which {path.rpartition('.')[2]} is meant")
+    name = values.pop("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"{join(path, 'name')}: expected text, got {show(name)}")
+    return name
+
+
+def _locate(section: T, folder: Path, path: str) -> T:
+    """The same section with its file names absolute."""
+    found = {
+        name: _existing(value, folder, f"{path}.{name}")
+        for name in _file_fields(section)
+        if (value := getattr(section, name)) is not None
+    }
+    return dataclasses.replace(section, **found) if found else section  # type: ignore[type-var]
+
+
+def _existing(value: object, folder: Path, path: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{path}: expected text, got {show(value)}")
+    file = (folder / Path(value).expanduser()).resolve()
+    if not file.exists():
+        raise ConfigError(f"{path}: no such file: {file}; relative paths start at the experiment file's folder")
+    return str(file)
+
+
+def _file_fields(section: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(section) if f.metadata.get("file")]
+
+
+def _either(table: Mapping[str, object]) -> str:
+    return " or ".join(table)

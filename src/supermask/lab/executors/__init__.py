@@ -1,0 +1,1 @@
+"""Ways to get runs done; all of them fill the same run folders."""

@@ -1,0 +1,214 @@
+"""Worker processes on this machine: spawned once, fed one job after the other, replaced when they die.
+
+A worker imports torch with its environment already set:
+
+* a thread count, and a passive OpenMP wait policy: threads that spin slow their neighbours down many times over;
+* glibc keeps the memory that one training step frees for the next one, instead of giving it back to the system and
+  taking it page by page again (about 5 % of an epoch of a small fully connected network).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Final, Generic, TypeVar
+
+J = TypeVar("J")
+Send = Callable[[Any], None]
+Task = Callable[[J, Send, Callable[[], bool]], None]
+
+STOP_SECONDS: Final = 5.0  # what workers get to take a checkpoint when the driver is stopped
+_MALLOC: Final = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
+_IDLE: Final = "idle"  # a worker has done its job
+_QUIT: Final = "quit"  # the driver has no more of them
+
+
+def run_jobs(
+    task: Task[J],
+    jobs: Sequence[J],
+    *,
+    workers: int,
+    threads: int,
+    on_message: Callable[[Any], None],
+    on_death: Callable[[J, str], None],
+) -> None:
+    """Do all jobs and return; on an exception (Ctrl-C included) stop the workers first.
+
+    Args:
+        task: ``task(job, send, stopping)``; pickled to the workers, so are the jobs. It should return soon after
+            ``stopping()`` turns true.
+        jobs: Done in this order.
+        workers: Number of processes, at least 1.
+        threads: Threads of each.
+        on_message: Gets what a task sends, in this process.
+        on_death: Gets a job whose worker died, and why; the job is not tried again.
+    """
+    waiting = deque(jobs)
+    pool: list[_Worker[J]] = []
+    leaving: list[_Worker[J]] = []
+    try:
+        while waiting or pool:
+            while waiting and len(pool) < workers:
+                pool.append(_Worker(task, threads, waiting.popleft()))
+            for worker in _ready(pool):
+                if not worker.read(on_message):
+                    pool.remove(worker)
+                    on_death(worker.job, worker.why_dead())
+                elif worker.idle:
+                    if waiting:
+                        worker.give(waiting.popleft())
+                    else:
+                        worker.quit()
+                        pool.remove(worker)
+                        leaving.append(worker)
+    finally:
+        _stop(pool)
+        for worker in leaving:
+            worker.close()
+
+
+class _Worker(Generic[J]):
+    """One process and this end of its pipe."""
+
+    def __init__(self, task: Task[J], threads: int, job: J) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_work, args=(other, task), daemon=True)
+        with _worker_environment(threads), _interrupts_blocked():
+            self.process.start()
+        other.close()  # so that the death of the worker ends the pipe
+        self.give(job)
+
+    def give(self, job: J) -> None:
+        """Send a job."""
+        self.job = job
+        self.idle = False
+        with contextlib.suppress(OSError):  # died just now: read() will notice
+            self.connection.send(job)
+
+    def read(self, on_message: Callable[[Any], None]) -> bool:
+        """Take the messages that are there; False when the worker is dead."""
+        alive = self.process.is_alive()  # asked first: what a dead worker has sent is all there
+        while True:
+            try:
+                if not self.connection.poll():
+                    return alive or self.idle
+                message = self.connection.recv()
+            except (EOFError, OSError):
+                return False
+            if message == _IDLE:
+                self.idle = True
+            else:
+                on_message(message)
+
+    def drain(self) -> None:
+        """Throw away what the worker has sent, whole messages or not: a full pipe would keep it from ending."""
+        with contextlib.suppress(OSError):
+            while os.name == "posix" and self.connection.poll() and os.read(self.connection.fileno(), 1 << 16):
+                pass
+
+    def why_dead(self) -> str:
+        """What ended the process."""
+        self.close()
+        code = self.process.exitcode
+        assert code is not None
+        how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return f"worker {how}; run the same command to resume"
+
+    def quit(self) -> None:
+        """Let an idle worker end."""
+        with contextlib.suppress(OSError):
+            self.connection.send(_QUIT)
+
+    def close(self) -> None:
+        """Wait for the process to end."""
+        self.process.join()
+        self.connection.close()
+
+
+def _ready(pool: list[_Worker[J]]) -> list[_Worker[J]]:
+    """Wait until workers have sent something or died; those."""
+    found = wait([item for worker in pool for item in (worker.connection, worker.process.sentinel)])
+    return [worker for worker in pool if worker.connection in found or worker.process.sentinel in found]
+
+
+def _stop(pool: list[_Worker[J]]) -> None:
+    """Ask workers to take a checkpoint and end; kill those that do not within :data:`STOP_SECONDS`."""
+    for worker in pool:
+        worker.process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    try:
+        for worker in pool:
+            while worker.process.is_alive() and time.monotonic() < deadline:
+                worker.drain()
+                worker.process.join(0.02)
+    finally:
+        for worker in pool:
+            worker.process.kill()
+            worker.close()
+
+
+def _work(connection: Connection, task: Task[Any]) -> None:
+    """A worker's life."""
+    stopping = False
+    at_work = False
+
+    def stop(signum: int, frame: object) -> None:  # noqa: ARG001
+        nonlocal stopping
+        stopping = True
+        if not at_work:
+            raise SystemExit
+
+    def send(message: object) -> None:
+        nonlocal stopping
+        try:
+            connection.send(message)
+        except OSError:  # the driver is gone
+            stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's
+    with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):  # the driver is gone, or wants an end
+        while not stopping and (job := connection.recv()) != _QUIT:
+            at_work = True
+            task(job, send, lambda: stopping)
+            send(_IDLE)
+            at_work = False
+
+
+@contextlib.contextmanager
+def _worker_environment(threads: int) -> Iterator[None]:
+    """Environment variables that a worker inherits; this process gets its own back."""
+    wanted = {"OMP_WAIT_POLICY": "passive"}
+    wanted |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    wanted |= {name: value for name, value in _MALLOC.items() if name not in os.environ}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes started here never see Ctrl-C; this one gets it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

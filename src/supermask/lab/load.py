@@ -1,0 +1,185 @@
+"""Experiment files: strict YAML into an :class:`Experiment`.
+
+Its structure is judged here, its values when it is expanded into runs (:func:`supermask.lab.plan.expand`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from supermask.core.registry import load_plugin
+from supermask.errors import ConfigError
+from supermask.lab.patch import leaves, merge, nest, overlap
+from supermask.lab.validate import require_known, require_mapping, show, suggest
+
+SECTIONS: Final = ("model", "init", "data", "method", "train")
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiment file says, with settings applied.
+
+    Args:
+        name: Names the results folder; may hold slashes (``signed-supermask/table-2``).
+        base: Section name -> raw section; what all runs share.
+        vary: Raw ``vary`` section: how the runs differ.
+        folder: Where relative paths and references are looked up.
+        plugins: Files that register methods, absolute.
+    """
+
+    name: str
+    base: dict[str, dict[str, Any]]
+    vary: dict[str, Any]
+    folder: Path
+    plugins: tuple[Path, ...] = ()
+
+
+def load_experiment(path_or_name: str | Path, *, settings: Sequence[str] = ()) -> Experiment:
+    """Load an experiment file and its plug-ins.
+
+    Args:
+        path_or_name: A YAML file, or the name of an experiment that ships with the package.
+        settings: ``key=value`` strings that override the file: dotted key, value read as YAML
+            (``train.epochs=3``, ``vary.seed=[0, 1]``).
+
+    Raises:
+        ConfigError: The file is missing or not valid YAML, a key is repeated or unknown, or a plug-in fails.
+    """
+    path = find_experiment(path_or_name)
+    raw = require_mapping(parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}, str(path))
+    return make_experiment(_apply_settings(raw, settings), name=path.stem, folder=path.parent)
+
+
+def make_experiment(raw: dict[str, Any], *, name: str = "experiment", folder: Path | None = None) -> Experiment:
+    """An experiment from a mapping of the file's form, for use without a file.
+
+    Args:
+        raw: What the YAML file would hold.
+        name: Used when ``raw`` has no ``name``.
+        folder: Where relative paths are looked up; the current one by default.
+
+    Raises:
+        ConfigError: An unknown top-level key, a wrong name, or a plug-in that fails.
+    """
+    folder = (folder or Path()).resolve()
+    require_known(raw, ("name", *SECTIONS, "plugins", "vary"), "")
+    name = raw.get("name", name)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"name: letters, digits and ._+- only (it names the results folder), got {show(name)}")
+    plugins = raw.get("plugins", [])
+    if not isinstance(plugins, list) or not all(isinstance(plugin, str) for plugin in plugins):
+        raise ConfigError(f"plugins: expected a list of files, got {show(plugins)}")
+    files = tuple((folder / plugin).resolve() for plugin in plugins)
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"plugins: no such file: {file}; paths are relative to the experiment file")
+        load_plugin(file)
+    base: dict[str, dict[str, Any]] = {key: require_mapping(raw[key], key) for key in SECTIONS if key in raw}
+    return Experiment(name, base, require_mapping(raw.get("vary", {}), "vary"), folder, files)
+
+
+def find_experiment(path_or_name: str | Path) -> Path:
+    """The file of an experiment: a path, or the name of a shipped one.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    shipped = shipped_experiments()
+    name = str(path_or_name).removesuffix(".yaml")
+    if name in shipped:
+        return shipped[name]
+    raise ConfigError(f"no experiment file {str(path_or_name)!r} and none of this name ships; {suggest(name, shipped)}")
+
+
+def shipped_experiments() -> dict[str, Path]:
+    """Name -> file of every experiment that comes with the package (or with its source checkout)."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "experiments", package.parents[1] / "experiments"):
+        if folder.is_dir():
+            files = sorted(folder.rglob("*.yaml"))
+            return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    return {}
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Read YAML strictly: YAML 1.2 scalars (``5e-4`` is a number, ``yes`` is text) and no repeated keys.
+
+    Raises:
+        ConfigError: With the line, when the text is not valid.
+    """
+    try:
+        return yaml.load(text, _StrictLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's core scalars that refuses repeated keys."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  (PyYAML's own protocol)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a dict after looking for repeated keys."""
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                problem = f"key {key.value!r} is given twice: line {seen[key.value]} and line {line}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+):
+    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def _apply_settings(raw: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Merge ``key=value`` settings into the file's content; all of them form one patch, so that their order is free."""
+    varied = _varied(require_mapping(raw.get("vary", {}), "vary"))
+    vary: dict[str, Any] = {}
+    patch: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or not key:
+            raise ConfigError(f"--set {setting}: expected key=value, for example train.epochs=3")
+        value = parse_yaml(text, f"--set {setting}")
+        if key.startswith("vary."):
+            vary[key.removeprefix("vary.")] = value
+        elif clash := overlap(leaves(nest({key: value}, "--set")), list(varied)):
+            varies = varied[clash[1]]
+            raise ConfigError(f"--set {setting}: {clash[1]} is set by {varies} in the file; change it there")
+        else:
+            patch[key] = value
+    merged = merge(raw, nest(patch, "--set"))
+    return merged | {"vary": raw.get("vary", {}) | vary} if vary else merged
+
+
+def _varied(vary: dict[str, Any]) -> dict[str, str]:
+    """Dotted keys that the runs of a file differ in -> which part of ``vary`` sets them."""
+    found = {key: f"vary.{key}" for key in vary if key not in ("seed", "variant")}
+    variants = vary.get("variant")
+    for name, variant in variants.items() if isinstance(variants, dict) else ():
+        if isinstance(variant, dict):
+            found |= dict.fromkeys(leaves(nest(variant, f"vary.variant.{name}")), f"vary.variant.{name}")
+    return found

@@ -1,0 +1,98 @@
+"""What a result depends on beside its spec: versions, processor, threads, the code's commit; and the memory it took."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from supermask._version import __version__
+
+if sys.platform != "win32":
+    import resource
+
+_CLEAR_REFS: Final = Path("/proc/self/clear_refs")
+_STATUS: Final = Path("/proc/self/status")
+_CPU_INFO: Final = Path("/proc/cpuinfo")
+
+
+def environment(device: torch.device, threads: int, commit: dict[str, Any] | None) -> dict[str, Any]:
+    """Versions and machine, JSON-able.
+
+    Args:
+        device: Where the run trains.
+        threads: Threads of torch in this process.
+        commit: What :func:`checkout` found.
+    """
+    return {
+        "supermask": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": threads,
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
+        "git": commit,
+    }
+
+
+def checkout() -> dict[str, Any] | None:
+    """Commit of the package's source and whether it was changed since; None where it is not in a git checkout."""
+    folder = Path(__file__).parent
+    if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder.parent, "status", "--porcelain", "--", ".")
+    return None if commit is None else {"commit": commit, "dirty": changes != ""}
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start measuring the peak memory anew, where the system allows it (Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    if _CLEAR_REFS.exists():
+        try:
+            _CLEAR_REFS.write_text("5")
+        except OSError:  # not allowed in some containers: the peak then counts from the start of the process
+            return
+
+
+def peak_memory(device: torch.device) -> dict[str, int | None]:
+    """Bytes: ``peak_rss`` of this process since :func:`reset_peak_memory` (None where unknown), ``peak_device`` on a GPU."""
+    peak = None
+    if sys.platform != "win32":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                peak = int(line.split()[1]) * 1024
+    memory: dict[str, int | None] = {"peak_rss": peak}
+    if device.type == "cuda":
+        memory["peak_device"] = torch.cuda.max_memory_allocated(device)
+    return memory
+
+
+def _cpu_name() -> str:
+    if _CPU_INFO.exists():
+        for line in _CPU_INFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Output of a git command; None when there is no git, or the command fails."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

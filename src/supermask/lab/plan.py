@@ -1,0 +1,221 @@
+"""From an experiment to its runs: what varies, what each run is called, and the id that its content decides."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from supermask.core.registry import load_plugin
+from supermask.errors import ConfigError
+from supermask.lab.config import RunConfig, parse_run
+from supermask.lab.files import canonical_json, sha256
+from supermask.lab.load import SECTIONS, Experiment
+from supermask.lab.patch import leaves, merge, nest, overlap
+from supermask.lab.reference import source_file
+from supermask.lab.validate import require_mapping, show, suggest
+
+SPEC_SCHEMA: Final = 1  # raised when the meaning of a spec changes
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training, completely described by plain values, so that it can travel to another process.
+
+    Args:
+        id: 12 hex digits: the hash of the values that differ from their defaults, the seed, the contents of the files
+            it names, the method's version and :data:`SPEC_SCHEMA`.
+        experiment: Name of its experiment.
+        label: Variant and varied values, without the seed.
+        seed: What every random stream of the run follows from.
+        sections: The sections with every default filled in and files as absolute paths.
+        method_version: Version of the method's code.
+        hashes: Dotted key -> SHA-256 of the file it names, of the plug-in that holds the method (``method.name``), and
+            of the module of a reference (that file alone, not what it imports).
+        folder: Where references are looked up.
+        plugins: Plug-in files to load first.
+    """
+
+    id: str
+    experiment: str
+    label: str
+    seed: int
+    sections: dict[str, Any]
+    method_version: int
+    hashes: dict[str, str]
+    folder: Path
+    plugins: tuple[Path, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved spec, JSON-able: what two runs must share to be the same run. Files stand as their hashes."""
+        return _content(self.seed, self.method_version, self.sections, self.hashes)
+
+    def config(self) -> RunConfig:
+        """The sections as dataclasses; loads the plug-ins, so that it works in a fresh process.
+
+        Raises:
+            ConfigError: A file or reference is gone since the run was planned.
+        """
+        for plugin in self.plugins:
+            load_plugin(plugin)
+        return parse_run(self.sections, self.folder)
+
+
+def expand(experiment: Experiment) -> list[RunSpec]:
+    """All runs of an experiment: variants in the order of the file, then dotted axes, then seeds.
+
+    Raises:
+        ConfigError: A section is wrong, or ``vary`` contradicts itself.
+    """
+    vary = dict(experiment.vary)
+    seeds = _parse_seeds(vary.pop("seed", [0]))
+    variants = _parse_variants(vary.pop("variant", None))
+    axes = _parse_axes(vary)
+    _refuse_contradictions(variants, axes)
+    specs: list[RunSpec] = []
+    for variant, patch in variants.items():
+        for values in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, values, strict=True))
+            sections = merge(merge(experiment.base, patch), nest(chosen, "vary"))
+            label = _label(variant, chosen, sections)
+            try:
+                config = parse_run(sections, experiment.folder)
+            except ConfigError as error:
+                if not experiment.vary.keys() - {"seed"}:
+                    raise
+                raise ConfigError(f"{error} (in the run {label!r})") from error
+            specs += _make_specs(experiment, config, label, seeds)
+    _refuse_duplicates(specs)
+    return specs
+
+
+def _make_specs(experiment: Experiment, config: RunConfig, label: str, seeds: list[int]) -> list[RunSpec]:
+    sections, changed = config.to_sections(), config.to_sections(defaults=False)
+    version = type(config.method).version
+    hashes = _hashes(experiment, config)
+    return [
+        RunSpec(
+            id=_digest(_content(seed, version, changed, hashes)),
+            experiment=experiment.name,
+            label=label,
+            seed=seed,
+            sections=sections,
+            method_version=version,
+            hashes=hashes,
+            folder=experiment.folder,
+            plugins=experiment.plugins,
+        )
+        for seed in seeds
+    ]
+
+
+def _content(seed: int, version: int, sections: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Seed, versions and sections in which hashes stand for the names of files, plus the hashes of code."""
+    content = {key: dict(section) for key, section in sections.items()}
+    code = {}
+    for path, digest in hashes.items():
+        section, _, key = path.partition(".")
+        if path in ("model.name", "train.loss", "method.name"):
+            code[path] = digest
+        else:
+            content[section][key] = f"sha256:{digest}"
+    return {"schema": SPEC_SCHEMA, "seed": seed, "method_version": version, **content, "code": code}
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12]
+
+
+def _hashes(experiment: Experiment, config: RunConfig) -> dict[str, str]:
+    files = config.files()
+    for path, reference in config.references().items():
+        if (file := source_file(reference)) is not None:
+            files[path] = file
+    for plugin in experiment.plugins:
+        if type(config.method) in load_plugin(plugin):
+            files["method.name"] = plugin
+    return {path: sha256(file) for path, file in sorted(files.items())}
+
+
+def _parse_seeds(value: object) -> list[int]:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return list(range(value))
+    if isinstance(value, list) and value and all(_is_seed(seed) for seed in value):
+        if len(set(value)) < len(value):
+            raise ConfigError(f"vary.seed: a seed is given twice in {value}")
+        return value
+    raise ConfigError(
+        f"vary.seed: expected a list of seeds in [0, 2**63), or how many of them (3 means 0, 1, 2), got {show(value)}"
+    )
+
+
+def _is_seed(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _parse_variants(value: object) -> dict[str | None, dict[str, Any]]:
+    if value is None:
+        return {None: {}}
+    variants = require_mapping(value, "vary.variant")
+    if not variants:
+        raise ConfigError("vary.variant: no variant is given; remove the key, or name at least one")
+    parsed: dict[str | None, dict[str, Any]] = {}
+    for name, patch in variants.items():
+        path = f"vary.variant.{name}"
+        parsed[name] = nest(require_mapping({} if patch is None else patch, path), path)
+        _require_sections(parsed[name], path)
+    return parsed
+
+
+def _parse_axes(vary: Mapping[str, Any]) -> dict[str, list[Any]]:
+    axes = {}
+    for key, values in vary.items():
+        path = f"vary.{key}"
+        _require_sections(nest({key: None}, path), path)
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{path}: expected a list of values, got {show(values)}")
+        axes[key] = values
+    return axes
+
+
+def _require_sections(patch: Mapping[str, Any], path: str) -> None:
+    for section in patch:
+        if section not in SECTIONS:
+            raise ConfigError(f"{path}: there is no section {section!r} to vary; {suggest(section, SECTIONS)}")
+
+
+def _refuse_contradictions(variants: Mapping[str | None, dict[str, Any]], axes: Mapping[str, list[Any]]) -> None:
+    keys = list(axes)
+    for index, key in enumerate(keys):
+        if clash := overlap([key], keys[index + 1 :]):
+            raise ConfigError(f"vary: {key!r} and {clash[1]!r} set the same value; keep one of them")
+    for name, patch in variants.items():
+        if clash := overlap(leaves(patch), keys):
+            raise ConfigError(f"vary: {clash[1]!r} is set by the variant {name!r} and by a list of values; keep one")
+
+
+def _refuse_duplicates(specs: list[RunSpec]) -> None:
+    seen: dict[str, RunSpec] = {}
+    for spec in specs:
+        other = seen.setdefault(spec.id, spec)
+        if other is not spec:
+            raise ConfigError(
+                f"vary: the runs {other.label!r} and {spec.label!r} (seed {spec.seed}) are the same; remove one of them"
+            )
+
+
+def _label(variant: str | None, chosen: Mapping[str, Any], sections: Mapping[str, Any]) -> str:
+    """``variant key=value ...``; without variants the method's name leads."""
+    method = sections.get("method", {})
+    parts = [variant if variant is not None else str(method.get("name", "run"))]
+    last = [key.rpartition(".")[2] for key in chosen]
+    for key, value in chosen.items():
+        if variant is None and key == "method.name":
+            continue
+        short = key.rpartition(".")[2]
+        shown = value if isinstance(value, str) else canonical_json(value)
+        parts.append(f"{short if last.count(short) == 1 else key}={shown}")
+    return " ".join(parts)

@@ -1,0 +1,100 @@
+"""What a finished run leaves: ``result.json`` and the plain weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from supermask.core.arrays import save_arrays
+from supermask.core.masks import Masks
+from supermask.lab.plan import RunSpec
+from supermask.lab.store import RESULT_SCHEMA
+from supermask.measure.size import sizes
+
+
+def make_result(
+    spec: RunSpec, masks: Masks, model: nn.Module, lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of ``result.json``.
+
+    Args:
+        spec: The run.
+        masks: Its final masks.
+        model: Its finalized model.
+        lines: Its epochs, as in ``metrics.jsonl``.
+        facts: ``n_train``, ``n_test``, ``seconds`` (of which "total", "train" and "evaluate" are known), ``memory``,
+            ``threads`` and ``device``.
+    """
+    last, best = lines[-1], max(lines, key=lambda line: float(line["test_accuracy"]))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    seconds = facts["seconds"]
+    return {
+        "schema": RESULT_SCHEMA,
+        "run": spec.id,
+        "experiment": spec.experiment,
+        "label": spec.label,
+        "seed": spec.seed,
+        "method": spec.sections["method"]["name"],
+        "model": spec.sections["model"]["name"],
+        "data": spec.sections["data"]["name"],
+        "epochs": last["epoch"],
+        "steps": last["step"],
+        "n_train": facts["n_train"],
+        "n_test": facts["n_test"],
+        "accuracy": {
+            "last": last["test_accuracy"],
+            "best": best["test_accuracy"],
+            "best_epoch": best["epoch"],
+            "validation_selected": None,
+        },
+        "loss": {"train": last["train_loss"], "test": last["test_loss"]},
+        "counts": {
+            "weights_total": total,
+            "weights_targeted": masks.total(),
+            "weights_remaining": masks.remaining(),
+            "layers": [_layer(name, masks) for name in masks],
+        },
+        "macs": {"dense": None, "remaining": None},
+        "bytes": {**sizes(total, masks), "packed": None},
+        "seconds": {
+            **seconds,
+            "per_epoch": (seconds["train"] + seconds["evaluate"]) / len(lines),
+        },
+        "memory": facts["memory"],
+        "threads": facts["threads"],
+        "device": facts["device"],
+    }
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Save a plain model's state dict; tensors that share memory are saved once.
+
+    The metadata key ``aliases`` holds the others as JSON: name -> name it is saved under.
+    """
+    kept: dict[str, Tensor] = {}
+    owners: dict[tuple[object, ...], str] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in model.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in owners:
+            aliases[name] = owners[key]
+        else:
+            owners[key] = name
+            kept[name] = tensor
+    save_arrays(path, kept, {"aliases": json.dumps(aliases)})
+
+
+def _layer(name: str, masks: Masks) -> dict[str, Any]:
+    mask, entry = masks[name], masks.signed.get(name)
+    return {
+        "name": name,
+        "shape": list(mask.shape),
+        "size": mask.numel(),
+        "remaining": int(mask.sum()),
+        "keep": None if entry is None else int((entry.sign_mask > 0).sum()),
+        "invert": None if entry is None else int((entry.sign_mask < 0).sum()),
+    }

@@ -1,0 +1,293 @@
+"""One run in its folder: skip it, resume it or start it; train; leave a result or the record of a failure."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from supermask import data
+from supermask.errors import CheckpointError, RunError
+from supermask.lab.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from supermask.lab.config import DataSection
+from supermask.lab.events import Event, Kind
+from supermask.lab.files import canonical_json, exclusive, write_json
+from supermask.lab.machine import environment, peak_memory, reset_peak_memory
+from supermask.lab.metrics import MetricsFile
+from supermask.lab.patch import leaves
+from supermask.lab.plan import RunSpec
+from supermask.lab.result import make_result, save_weights
+from supermask.lab.store import RESULT_SCHEMA, RunFolder, read_json
+from supermask.lab.train import PROGRESS_SECONDS, Trainer
+
+Emit = Callable[[Event], None]
+CHECKPOINT_FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run and where it goes."""
+
+    spec: RunSpec
+    folder: RunFolder
+
+    def event(self, kind: Kind, **values: Any) -> Event:
+        """An event of this run."""
+        return Event(kind=kind, run=self.spec.id, label=self.spec.label, seed=self.spec.seed, **values)
+
+
+@dataclass
+class Runner:
+    """Does jobs one after the other in one process; what does not change the outcome of a run.
+
+    Args:
+        threads: Threads of torch.
+        device: Where to train: ``cpu``, ``cuda``, ``cuda:1``.
+        data_dir: Searched first for data sets.
+        download: Whether data sets may be downloaded.
+        checkpoint_seconds: A checkpoint is due this long after the last one, and taken at the next step or epoch.
+        commit: Commit of the package's checkout, see :func:`supermask.lab.machine.checkout`.
+    """
+
+    threads: int = 1
+    device: str = "cpu"
+    data_dir: Path | None = None
+    download: bool = False
+    checkpoint_seconds: float = 60.0
+    commit: dict[str, Any] | None = None
+    _data: dict[str, data.DataSet] = field(default_factory=dict)  # the last one loaded
+
+    def __call__(self, job: Job, emit: Emit, stopping: Callable[[], bool]) -> None:
+        """Do one job; its failure becomes an event and a file, not an exception.
+
+        Args:
+            job: The run.
+            emit: Gets the run's events.
+            stopping: Asked now and then; True: take a checkpoint and raise KeyboardInterrupt.
+        """
+        folder = job.folder
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder.lock) as held:
+            if not held:
+                emit(job.event("skipped", message="another process is training this run"))
+                return
+            try:
+                if is_finished(job):
+                    emit(skip(job))
+                    return
+                self._train(job, emit, stopping)
+            except Exception as error:  # noqa: BLE001  (whatever it is, other runs go on)
+                message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+                record_failure(job, message, traceback.format_exc())
+                emit(job.event("failed", message=message))
+
+    def _train(self, job: Job, emit: Emit, stopping: Callable[[], bool]) -> None:
+        spec, folder, device = job.spec, job.folder, _device(self.device)
+        torch.set_num_threads(self.threads)
+        for leftover in folder.path.rglob(".*.part"):  # of a process that was killed while it wrote
+            leftover.unlink()
+        folder.failed.unlink(missing_ok=True)
+        write_json(folder.spec, spec.to_dict())
+        reset_peak_memory(device)
+        config = spec.config()
+        dataset = self._load(config.data, spec)
+        self._record_start(folder, device, dataset)
+        metrics = MetricsFile(folder.metrics)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            trainer = Trainer(config, spec.seed, dataset, spec.folder, device, metrics)
+            watch = _Watch(job, trainer, emit, stopping, self.checkpoint_seconds)
+            watch.start()
+            masks = trainer.run()
+        save_weights(folder.weights, trainer.model)
+        masks.save(folder.masks)
+        facts = {
+            "n_train": len(dataset.train),
+            "n_test": len(dataset.test),
+            "seconds": {"total": watch.seconds(), **trainer.seconds},
+            "memory": peak_memory(device),
+            "threads": self.threads,
+            "device": str(device),
+        }
+        result = make_result(spec, masks, trainer.model, metrics.lines, facts)
+        write_json(folder.result, result)
+        remove_checkpoint(folder.checkpoint)
+        emit(
+            job.event(
+                "done",
+                epoch=result["epochs"],
+                epochs=result["epochs"],
+                loss=result["loss"]["train"],
+                accuracy=result["accuracy"]["last"],
+                density=masks.density(),
+                seconds=result["seconds"]["total"],
+            )
+        )
+
+    def _load(self, section: DataSection, spec: RunSpec) -> data.DataSet:
+        files = {path: digest for path, digest in spec.hashes.items() if path.startswith("data.")}
+        key = canonical_json([spec.sections["data"] | {"augment": None}, files])
+        if key not in self._data:
+            self._data.clear()
+            self._data[key] = data.load(
+                section.name,
+                root=self.data_dir,
+                device=self.device,
+                normalize=section.normalize,
+                download=self.download,
+                **section.options,
+            )
+        return self._data[key]
+
+    def _record_start(self, folder: RunFolder, device: torch.device, dataset: data.DataSet) -> None:
+        """Add this start to ``env.json``: a resumed run shows every machine and version it saw."""
+        start = environment(device, self.threads, self.commit)
+        start["data"] = {"name": dataset.name, "checksum": dataset.checksum}
+        before = read_json(folder.env)["starts"] if folder.env.exists() and folder.checkpoint.exists() else []
+        write_json(folder.env, {"schema": 1, "starts": [*before, start]})
+
+
+class _Watch:
+    """Looks at a training between its steps: progress, checkpoints, the wish to stop."""
+
+    def __init__(
+        self, job: Job, trainer: Trainer, emit: Emit, stopping: Callable[[], bool], checkpoint_seconds: float
+    ) -> None:
+        self._job = job
+        self._trainer = trainer
+        self._emit = emit
+        self._stopping = stopping
+        self._every = checkpoint_seconds
+        self._before = 0.0  # seconds of earlier starts
+        self._started = self._saved = self._told = time.monotonic()
+        trainer.look_every = min(PROGRESS_SECONDS, checkpoint_seconds)
+        trainer.on_look = self._look
+        trainer.on_epoch = self._epoch
+
+    def seconds(self) -> float:
+        """Wall time of this run, earlier starts included."""
+        return self._before + time.monotonic() - self._started
+
+    def start(self) -> None:
+        """Resume from the checkpoint, if there is one."""
+        path, trainer = self._job.folder.checkpoint, self._trainer
+        if not path.exists():
+            trainer.metrics.restart()
+            self._emit(self._event("started"))
+            return
+        state = load_checkpoint(path, trainer.device)
+        if state["format"] != CHECKPOINT_FORMAT or state["run"] != self._job.spec.id:
+            raise CheckpointError(
+                f"the checkpoint {path} belongs to the run {state['run']} (format {state['format']}); delete the folder "
+                f"{path.parent} to train this run from its start"
+            )
+        trainer.load_state_dict(state["trainer"])
+        trainer.metrics.restart(state["metrics_bytes"])
+        self._before = state["seconds"]
+        self._emit(self._event("resumed"))
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_SECONDS:
+            self._told = now
+            self._emit(self._event("progress", loss=self._trainer.mean_loss()))
+        self._save_if_due()
+
+    def _epoch(self, line: dict[str, Any]) -> None:
+        self._emit(
+            self._event(
+                "epoch",
+                epoch=line["epoch"],
+                batch=self._trainer.batches,
+                loss=line["train_loss"],
+                accuracy=line["test_accuracy"],
+                density=self._trainer.sparsifier.density(),
+            )
+        )
+        self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        stop = self._stopping()
+        if not stop and time.monotonic() - self._saved < self._every:
+            return
+        self._trainer.mean_loss()  # a diverged state must not replace a good checkpoint
+        save_checkpoint(
+            self._job.folder.checkpoint,
+            {
+                "format": CHECKPOINT_FORMAT,
+                "run": self._job.spec.id,
+                "trainer": self._trainer.state_dict(),
+                "metrics_bytes": self._trainer.metrics.sync(),
+                "seconds": self.seconds(),
+            },
+        )
+        self._saved = time.monotonic()
+        if stop:
+            raise KeyboardInterrupt("stopped after a checkpoint")
+
+    def _event(self, kind: Kind, **values: Any) -> Event:
+        trainer = self._trainer
+        place = {
+            "epoch": trainer.epoch,
+            "epochs": trainer.first_epoch + trainer.config.train.epochs - 1,
+            "batch": trainer.batch,
+            "batches": trainer.batches,
+            "seconds": self.seconds(),
+        }
+        return self._job.event(kind, **(place | values))
+
+
+def is_finished(job: Job) -> bool:
+    """Whether the run's result is there.
+
+    Raises:
+        RunError: The folder belongs to a run of another spec.
+    """
+    folder = job.folder
+    if folder.spec.exists():
+        there, here = read_json(folder.spec), job.spec.to_dict()
+        if there != here:
+            keys = sorted({key for key in leaves(there) + leaves(here) if _at(there, key) != _at(here, key)})
+            shown = ", ".join(f"{key} ({_at(there, key)!r} there, {_at(here, key)!r} now)" for key in keys)
+            raise RunError(
+                f"{folder.path} holds a run of the same id whose full spec differs: {shown}. A default has changed since; "
+                "move or delete that folder, write the old value into the experiment, or choose another --out"
+            )
+    return folder.result.exists()
+
+
+def skip(job: Job) -> Event:
+    """The event of a run that is finished already; its result takes the label that the experiment uses now."""
+    folder = job.folder
+    remove_checkpoint(folder.checkpoint)
+    result = read_json(folder.result)
+    if result.get("label") != job.spec.label:
+        write_json(folder.result, result | {"label": job.spec.label})
+    accuracy = result["accuracy"]["last"]
+    return job.event("skipped", message="finished already", accuracy=accuracy, seconds=result["seconds"]["total"])
+
+
+def record_failure(job: Job, error: str, trace: str) -> None:
+    """Write ``failed.json``; it goes when the run is started again."""
+    spec = job.spec
+    record = {"schema": RESULT_SCHEMA, "run": spec.id, "label": spec.label, "seed": spec.seed}
+    write_json(job.folder.failed, record | {"error": error, "traceback": trace})
+
+
+def _at(value: Any, key: str) -> Any:
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RunError(f"device {name!r} cannot be used here ({error}); use --device cpu") from error
+    return device

@@ -1,0 +1,183 @@
+"""Run folders: the one place that knows their file names, and how to read what is in them.
+
+::
+
+    runs/<experiment>/<run id>/
+        spec.json            what was asked for, every default filled in
+        env.json             versions and machine, one entry a start
+        metrics.jsonl        one line an epoch
+        checkpoint/last.pt   while the run is unfinished
+        weights.safetensors  the finalized model, a plain state dict
+        masks.safetensors    which weights remain
+        result.json          written last: a folder that has it is done
+        failed.json          instead of it, when the last attempt ended in an error
+        lock                 held by the process that trains the run
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from supermask.errors import RunError
+
+RESULT_SCHEMA: Final = 1
+_RESULT_KEYS: Final = {
+    "schema": int,
+    "run": str,
+    "experiment": str,
+    "label": str,
+    "seed": int,
+    "method": str,
+    "model": str,
+    "data": str,
+    "epochs": int,
+    "steps": int,
+    "n_train": int,
+    "n_test": int,
+    "accuracy": dict,
+    "loss": dict,
+    "counts": dict,
+    "macs": dict,
+    "bytes": dict,
+    "seconds": dict,
+    "memory": dict,
+    "threads": int,
+    "device": str,
+}
+_FAILURE_KEYS: Final = {"schema": int, "run": str, "label": str, "seed": int, "error": str, "traceback": str}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """The resolved spec, JSON."""
+        return self.path / "spec.json"
+
+    @property
+    def env(self) -> Path:
+        """Versions and machine, JSON."""
+        return self.path / "env.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """State of an unfinished run."""
+        return self.path / "checkpoint" / "last.pt"
+
+    @property
+    def weights(self) -> Path:
+        """State dict of the finalized model."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def masks(self) -> Path:
+        """Which weights remain."""
+        return self.path / "masks.safetensors"
+
+    @property
+    def result(self) -> Path:
+        """The result, JSON; present means done."""
+        return self.path / "result.json"
+
+    @property
+    def failed(self) -> Path:
+        """Why the last attempt failed, JSON."""
+        return self.path / "failed.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains this run."""
+        return self.path / "lock"
+
+
+def run_folder(out: Path, experiment: str, run: str) -> RunFolder:
+    """Where a run lives below the results folder ``out``."""
+    return RunFolder(out / experiment / run)
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Results of all finished runs at or below a folder, sorted by path.
+
+    Raises:
+        RunError: The folder does not exist, or a result is damaged or of another schema.
+    """
+    return [_read_checked(path, _RESULT_KEYS, RESULT_SCHEMA) for path in _find(folder, "result.json")]
+
+
+def read_failures(folder: Path) -> list[dict[str, Any]]:
+    """Records of all runs at or below a folder whose last attempt failed, sorted by path.
+
+    Raises:
+        RunError: The folder does not exist, or a record is damaged or of another schema.
+    """
+    return [_read_checked(path, _FAILURE_KEYS, RESULT_SCHEMA) for path in _find(folder, "failed.json")]
+
+
+def read_metrics(run: RunFolder | Path) -> list[dict[str, Any]]:
+    """The epochs of one run, in order; empty before the first one ends.
+
+    A last line without its line break belongs to an epoch that was being written when the run was stopped; it is left
+    out.
+
+    Raises:
+        RunError: A line is damaged.
+    """
+    path = (run if isinstance(run, RunFolder) else RunFolder(run)).metrics
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [_parse_object(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a run folder.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    return _parse_object(path.read_bytes(), str(path))
+
+
+def _find(folder: Path, name: str) -> list[Path]:
+    if not folder.is_dir():
+        raise RunError(f"no results folder {str(folder)!r}; `supermask run` makes one, --out says where")
+    return sorted(folder.rglob(name))
+
+
+def _read_checked(path: Path, keys: dict[str, type], schema: int) -> dict[str, Any]:
+    value = read_json(path)
+    if value.get("schema") != schema:
+        found = value.get("schema")
+        raise RunError(f"{path}: schema {found!r}, this version reads {schema}; use the version that wrote it")
+    for key, kind in keys.items():
+        if not isinstance(value.get(key), kind):
+            raise RunError(
+                f"{path}: {key!r} should be {kind.__name__}, is {value.get(key)!r}; delete it to redo the run"
+            )
+    return value
+
+
+def _parse_object(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RunError(f"{where}: damaged ({error}); delete the run folder to train this run again") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{where}: expected a JSON object, got {type(value).__name__}; delete the run folder")
+    return value

@@ -1,0 +1,270 @@
+"""One training: a function of its sections, its seed, the data and the device. The loop, and exact resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from supermask.core.masks import Masks
+from supermask.data import DataSet
+from supermask.errors import DivergedError
+from supermask.lab.config import RunConfig
+from supermask.lab.metrics import MetricsFile
+from supermask.lab.parts import Batch, attach, build_loss, build_model
+from supermask.lab.seeds import augment_seed, batch_order, training_seed
+from supermask.optim import PlateauRule, Scheduler
+
+PROGRESS_SECONDS: Final = 0.5
+
+
+class Trainer:
+    """Builds everything a run needs and trains it, one call of :meth:`run`.
+
+    Torch's global generator is seeded for the models that draw from it (dropout); callers that share the process put
+    ``torch.random.fork_rng`` around it.
+
+    Args:
+        config: The run's sections.
+        seed: The run's seed.
+        data: The data set, on ``device``.
+        folder: Where references are looked up.
+        device: Where to train.
+        metrics: Gets one line an epoch.
+
+    Attributes:
+        epoch: Epoch at work, counted from 1 through all rounds.
+        batch: Batches done in this epoch.
+        first_epoch: First epoch of this round.
+        seconds: Wall time spent on "train" and "evaluate", all starts together.
+        on_look: Called at most every ``look_every`` seconds between two steps; a checkpoint may be taken there.
+        on_epoch: Called after each epoch with its metrics.
+    """
+
+    def __init__(
+        self, config: RunConfig, seed: int, data: DataSet, folder: Path, device: torch.device, metrics: MetricsFile
+    ) -> None:
+        self.config = config
+        self.seed = seed
+        self.data = data
+        self.device = device
+        self.metrics = metrics
+        self.look_every = PROGRESS_SECONDS
+        self.on_look: Callable[[], None] | None = None
+        self.on_epoch: Callable[[dict[str, Any]], None] | None = None
+
+        self.batches = -(-len(data.train) // config.train.batch_size)
+        self.loss = build_loss(config.train.loss, folder)
+        self.model = build_model(config, seed, folder, device)
+        self.sparsifier = attach(config, self.model, seed, _ScoringBatches(self), self.loss)
+        self.optimizer: torch.optim.Optimizer
+        self.schedule: Scheduler | PlateauRule
+        self.epoch = 1
+        self.batch = 0
+        self.first_epoch = 1
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.seconds = {"train": 0.0, "evaluate": 0.0}
+        self._round: int | None = None  # the round that the optimizer was built for
+        torch.manual_seed(training_seed(seed))
+
+    def run(self) -> Masks:
+        """Train to the end; the model is plain afterwards.
+
+        Returns:
+            The final masks.
+
+        Raises:
+            DivergedError: The loss is no longer finite.
+        """
+        for _ in self.sparsifier.rounds():
+            if self._round != self.sparsifier.round:
+                self._start_round()
+            while self.epoch < self.first_epoch + self.config.train.epochs and not self.schedule.finished:
+                self._train_epoch()
+                self._end_epoch()
+        return self.sparsifier.finalize()
+
+    def mean_loss(self) -> float:
+        """Mean training loss of this epoch's batches so far.
+
+        Raises:
+            DivergedError: It is not finite.
+        """
+        loss = float(self.loss_sum) / max(1, self.batch)
+        self._require_finite(loss, "training")
+        return loss
+
+    # ------------------------------------------------------------------ the loop
+
+    def _start_round(self) -> None:
+        section = self.config.train
+        total_steps = section.epochs * self.batches
+        self.optimizer = section.optimizer.build(self.sparsifier.param_groups())
+        self.schedule = section.schedule.bind(self.optimizer, total_steps=total_steps)
+        self.sparsifier.bind(self.optimizer, total_steps=total_steps)
+        self.first_epoch = self.epoch
+        self._round = self.sparsifier.round
+
+    def _train_epoch(self) -> None:
+        self.model.train()
+        model, loss_fn, optimizer, schedule, loss_sum = (
+            self.model,
+            self.loss,
+            self.optimizer,
+            self.schedule,
+            self.loss_sum,
+        )
+        order = self._order(self.epoch)
+        clock = _Clock(self.seconds, "train")
+        look = time.monotonic() + self.look_every
+        for batch in range(self.batch, self.batches):
+            x, y = self._load(order, batch)
+            loss = loss_fn(model(x), y)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            loss_sum += loss.detach()
+            self.batch = batch + 1
+            if self.on_look is not None and time.monotonic() >= look:
+                clock.stop()
+                self.on_look()
+                clock.start()
+                look = time.monotonic() + self.look_every
+        clock.stop()
+
+    def _end_epoch(self) -> None:
+        train_loss = self.mean_loss()
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.schedule.epoch_end(train_loss)
+        test_loss, test_accuracy = self.evaluate()
+        self._require_finite(test_loss, "test")
+        line = {
+            "epoch": self.epoch,
+            "step": self.epoch * self.batches,
+            "train_loss": train_loss,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "remaining": self.sparsifier.remaining(),
+            "lr": lr,
+            "seconds": sum(self.seconds.values()),
+        }
+        self.metrics.append(line)
+        self.epoch += 1
+        self.batch = 0
+        self.loss_sum.zero_()
+        if self.on_epoch is not None:
+            self.on_epoch(line)
+
+    def _require_finite(self, loss: float, which: str) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the {which} loss is {loss} in epoch {self.epoch}: training diverged; lower train.optimizer.lr, or look "
+                "at the data for values that are not finite"
+            )
+
+    # ------------------------------------------------------------------ data
+
+    def _order(self, epoch: int) -> Tensor | None:
+        """Indices of this epoch's examples in order; None for the order of the data."""
+        section = self.config.train
+        if section.shuffle is False:
+            return None
+        seed = 0 if section.data_order == "shared" else self.seed
+        return batch_order(seed, 0 if section.shuffle == "once" else epoch, len(self.data.train)).to(self.device)
+
+    def _load(self, order: Tensor | None, batch: int) -> Batch:
+        size, train = self.config.train.batch_size, self.data.train
+        where = slice(batch * size, (batch + 1) * size)
+        if order is None:
+            x, y = train.x[where], train.y[where]
+        else:
+            x, y = train.x.index_select(0, order[where]), train.y.index_select(0, order[where])
+        if self.config.data.augment is not None:
+            generator = torch.Generator().manual_seed(augment_seed(self.seed, self.epoch, batch))
+            x = self.config.data.augment(x, generator)
+        return x, y
+
+    def evaluate(self) -> tuple[float, float]:
+        """(mean loss, accuracy) on the test split, as the finalized model would do it."""
+        self.model.eval()
+        size, test = self.config.train.eval_batch_size, self.data.test
+        clock = _Clock(self.seconds, "evaluate")
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        with torch.inference_mode(), self.sparsifier.sparse():
+            for x, y in zip(test.x.split(size), test.y.split(size), strict=True):
+                output = self.model(x)
+                loss_sum += self.loss(output, y) * len(y)
+                correct += (output.argmax(dim=1) == y).sum()
+        result = float(loss_sum) / len(test), int(correct) / len(test)
+        clock.stop()
+        return result
+
+    # ------------------------------------------------------------------ saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact continuation needs, taken between two steps."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "sparsifier": self.sparsifier.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "first_epoch": self.first_epoch,
+            "loss_sum": self.loss_sum,
+            "seconds": dict(self.seconds),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.sparsifier.load_state_dict(state["sparsifier"])
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self._start_round()
+        self.first_epoch = state["first_epoch"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+        self.loss_sum.copy_(state["loss_sum"])
+        self.seconds.update(state["seconds"])
+
+
+class _ScoringBatches:
+    """The batches of the first epoch, for methods that score weights on data; can be gone through several times."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self._trainer._order(1)
+        for batch in range(len(self)):
+            yield self._trainer._load(order, batch)
+
+    def __len__(self) -> int:
+        return self._trainer.batches
+
+
+class _Clock:
+    """Adds running time to an entry of a dict."""
+
+    def __init__(self, totals: dict[str, float], key: str) -> None:
+        self._totals = totals
+        self._key = key
+        self.start()
+
+    def start(self) -> None:
+        self._since = time.monotonic()
+
+    def stop(self) -> None:
+        self._totals[self._key] += time.monotonic() - self._since

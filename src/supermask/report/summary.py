@@ -1,0 +1,244 @@
+"""Results of single runs to one row per setting: means and spreads over the seeds, paired with the dense baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from supermask.report.statistics import ENOUGH_FOR_QUANTILES, Spread
+
+Result = Mapping[str, Any]
+
+#: The method name that marks a baseline.
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class ExtraTime:
+    """Training time over the dense baseline, run by run at equal seed, device and thread count.
+
+    Attributes:
+        baseline: The label of the baseline row.
+        pairs: How many seeds both rows have.
+        seconds: Training seconds minus the baseline's.
+        fraction: Training seconds over the baseline's, minus 1.
+    """
+
+    baseline: str
+    pairs: int
+    seconds: Spread
+    fraction: Spread
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer of a row; the fractions are of the layer's weights, averaged over the runs.
+
+    `keep` and `invert` add up to `remaining`; both are None where the mask has no signs.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    size: int
+    remaining: float
+    keep: float | None
+    invert: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Every run of one setting, in the units of `result.json`: accuracies and densities are fractions, times seconds.
+
+    `density` is remaining over targeted weights (None without targets); `remaining_of_all` counts the weights that were
+    not targeted as remaining. `compression` maps an accounting to 1 - bytes / float32 bytes of the dense model.
+    """
+
+    label: str
+    experiment: str
+    method: str
+    model: str
+    data: str
+    epochs: int
+    seeds: tuple[int, ...]
+    runs: tuple[str, ...]
+    devices: tuple[str, ...]
+    threads: tuple[int, ...]
+    accuracy: Spread | None
+    accuracy_best: Spread | None
+    test_loss: Spread | None
+    train_loss: Spread | None
+    weights_total: Spread | None
+    weights_targeted: Spread | None
+    weights_remaining: Spread | None
+    density: Spread | None
+    remaining_of_all: Spread | None
+    seconds_train: Spread | None
+    seconds_per_epoch: Spread | None
+    peak_memory: Spread | None
+    bytes: dict[str, Spread | None]
+    compression: dict[str, Spread | None]
+    extra_time: ExtraTime | None
+    layers: tuple[LayerRow, ...]
+
+    @property
+    def n(self) -> int:
+        """How many runs the row holds."""
+        return len(self.runs)
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the row's quantiles come from fewer than 20 runs."""
+        return self.n < ENOUGH_FOR_QUANTILES
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as plain JSON values; the schema is in `docs/json.md`."""
+        return {**asdict(self), "n": self.n, "estimated": self.estimated}
+
+
+def summarize(results: Iterable[Result]) -> list[Row]:
+    """Group results into rows.
+
+    Runs belong to one row when experiment, label, method, model, data set, number of epochs and number of training
+    images agree. Rows keep the order in which their first run appears, except that the rows of one experiment, model
+    and data set stand together and start with its dense baselines.
+
+    Args:
+        results: Validated `result.json` contents, in the order of the plan.
+
+    Returns:
+        The rows. Extra training time refers to the first dense row of the same experiment, model and data set.
+    """
+    groups: dict[tuple[Any, ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault(_setting(result), []).append(result)
+    blocks: dict[tuple[Any, ...], list[list[Result]]] = {}
+    for group in groups.values():
+        blocks.setdefault(_block(group[0]), []).append(sorted(group, key=lambda result: int(result["seed"])))
+    rows: list[Row] = []
+    for block in blocks.values():
+        ordered = sorted(block, key=lambda group: group[0]["method"] != DENSE)
+        baseline = ordered[0] if ordered[0][0]["method"] == DENSE else None
+        rows += [replace(_row(group), extra_time=_extra_time(group, baseline)) for group in ordered]
+    return rows
+
+
+def repeated_seeds(rows: Iterable[Row]) -> list[str]:
+    """One sentence for each row that holds a seed twice: run folders of different settings under one label."""
+    sentences = []
+    for row in rows:
+        repeated = sorted({seed for seed in row.seeds if row.seeds.count(seed) > 1})
+        if repeated:
+            sentences.append(
+                f"{row.label!r} holds several runs of seed {', '.join(map(str, repeated))}: the folder has runs of an "
+                "earlier form of the experiment; report the experiment file instead to see only its present runs"
+            )
+    return sentences
+
+
+def _setting(result: Result) -> tuple[Any, ...]:
+    return tuple(result[key] for key in ("experiment", "label", "method", "model", "data", "epochs", "n_train"))
+
+
+def _block(result: Result) -> tuple[Any, ...]:
+    return tuple(result[key] for key in ("experiment", "model", "data"))
+
+
+def _row(group: Sequence[Result]) -> Row:
+    first = group[0]
+
+    def spread(value: Callable[[Result], float | None]) -> Spread | None:
+        return Spread.of(value(result) for result in group)
+
+    accountings = list(first["bytes"])
+    return Row(
+        label=first["label"],
+        experiment=first["experiment"],
+        method=first["method"],
+        model=first["model"],
+        data=first["data"],
+        epochs=first["epochs"],
+        seeds=tuple(result["seed"] for result in group),
+        runs=tuple(result["run"] for result in group),
+        devices=tuple(sorted({result["device"] for result in group})),
+        threads=tuple(sorted({result["threads"] for result in group})),
+        accuracy=spread(lambda result: result["accuracy"]["last"]),
+        accuracy_best=spread(lambda result: result["accuracy"]["best"]),
+        test_loss=spread(lambda result: result["loss"]["test"]),
+        train_loss=spread(lambda result: result["loss"]["train"]),
+        weights_total=spread(lambda result: result["counts"]["weights_total"]),
+        weights_targeted=spread(lambda result: result["counts"]["weights_targeted"]),
+        weights_remaining=spread(lambda result: result["counts"]["weights_remaining"]),
+        density=spread(_density),
+        remaining_of_all=spread(_remaining_of_all),
+        seconds_train=spread(lambda result: result["seconds"]["train"]),
+        seconds_per_epoch=spread(lambda result: result["seconds"]["per_epoch"]),
+        peak_memory=spread(lambda result: result["memory"]["peak_rss"]),
+        bytes={name: Spread.of(result["bytes"][name] for result in group) for name in accountings},
+        compression={
+            name: Spread.of(_compression(result, name) for result in group)
+            for name in accountings
+            if name != "dense_float32"
+        },
+        extra_time=None,
+        layers=_layers(group),
+    )
+
+
+def _density(result: Result) -> float | None:
+    counts = result["counts"]
+    return counts["weights_remaining"] / counts["weights_targeted"] if counts["weights_targeted"] else None
+
+
+def _remaining_of_all(result: Result) -> float | None:
+    counts = result["counts"]
+    untargeted = counts["weights_total"] - counts["weights_targeted"]
+    return (untargeted + counts["weights_remaining"]) / counts["weights_total"] if counts["weights_total"] else None
+
+
+def _compression(result: Result, accounting: str) -> float | None:
+    packed, dense = result["bytes"][accounting], result["bytes"]["dense_float32"]
+    return 1 - packed / dense if packed is not None and dense else None
+
+
+def _extra_time(group: Sequence[Result], baseline: Sequence[Result] | None) -> ExtraTime | None:
+    if baseline is None or baseline is group or group[0]["method"] == DENSE:
+        return None
+    by_seed = {_pairing(result): result["seconds"]["train"] for result in baseline}
+    pairs = [
+        (result["seconds"]["train"], by_seed[_pairing(result)])
+        for result in group
+        if by_seed.get(_pairing(result))  # a baseline of zero seconds has no ratio
+    ]
+    seconds = Spread.of(ours - dense for ours, dense in pairs)
+    fraction = Spread.of(ours / dense - 1 for ours, dense in pairs)
+    if seconds is None or fraction is None:
+        return None
+    return ExtraTime(baseline=baseline[0]["label"], pairs=len(pairs), seconds=seconds, fraction=fraction)
+
+
+def _pairing(result: Result) -> tuple[int, str, int]:
+    return result["seed"], result["device"], result["threads"]
+
+
+def _layers(group: Sequence[Result]) -> tuple[LayerRow, ...]:
+    layers: dict[str, list[Mapping[str, Any]]] = {}
+    for result in group:
+        for layer in result["counts"]["layers"]:
+            layers.setdefault(layer["name"], []).append(layer)
+
+    def fraction(entries: list[Mapping[str, Any]], key: str) -> float | None:
+        spread = Spread.of(None if entry[key] is None else entry[key] / entry["size"] for entry in entries)
+        return None if spread is None else spread.mean
+
+    return tuple(
+        LayerRow(
+            name=name,
+            shape=tuple(entries[0]["shape"]),
+            size=entries[0]["size"],
+            remaining=sum(entry["remaining"] for entry in entries) / (len(entries) * entries[0]["size"]),
+            keep=fraction(entries, "keep"),
+            invert=fraction(entries, "invert"),
+        )
+        for name, entries in layers.items()
+    )

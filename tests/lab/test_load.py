@@ -1,0 +1,179 @@
+"""Experiment files: strict YAML, settings, names."""
+
+import pytest
+
+from supermask.errors import ConfigError
+from supermask.lab.load import find_experiment, load_experiment, make_experiment, parse_yaml
+
+FILE = """
+model: {name: fcn, inputs: 64, hidden: [16], classes: 10}
+data: {name: digits}
+method: {name: dense}
+train:
+  epochs: 2
+  optimizer: {name: sgd, lr: 5e-2}
+vary:
+  seed: [0, 1]
+  variant:
+    dense: {}
+    random: {method: {name: random, density: 0.5}, train.epochs: 3}
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5e-4", 5e-4),
+        ("5.0e-4", 5e-4),
+        ("1e3", 1000.0),
+        ("-2E-1", -0.2),
+        (".5", 0.5),
+        ("3.", 3.0),
+        (".inf", float("inf")),
+        ("12", 12),
+        ("-7", -7),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("yes", "yes"),
+        ("off", "off"),
+        ("010", "010"),
+        ("1:30", "1:30"),
+        ("2020-01-01", "2020-01-01"),
+        ("e4", "e4"),
+        ("[1, 2e0]", [1, 2.0]),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text, value):
+    found = parse_yaml(text, "text")
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_empty_value_is_null():
+    assert parse_yaml("a:\nb: 1", "text") == {"a": None, "b": 1}
+
+
+def test_repeated_key_is_refused_with_both_lines():
+    with pytest.raises(ConfigError, match=r"key 'epochs' is given twice: line 2 and line 4"):
+        parse_yaml("train:\n  epochs: 1\n  lr: 2\n  epochs: 3\n", "x.yaml")
+
+
+def test_merge_keys_are_no_repetition():
+    text = "base: &b {x: 1, y: 2}\nother: {<<: *b, y: 3}"
+    assert parse_yaml(text, "x.yaml")["other"] == {"x": 1, "y": 3}
+
+
+def test_broken_yaml_names_file_and_line():
+    with pytest.raises(ConfigError, match=r"x\.yaml.*\n.*line 2"):
+        parse_yaml("a: 1\nb: [1, 2\n", "x.yaml")
+
+
+def test_yaml_cannot_run_code():
+    with pytest.raises(ConfigError, match="python/object"):
+        parse_yaml("!!python/object/apply:os.system ['true']", "x.yaml")
+
+
+def test_load(file):
+    experiment = load_experiment(file)
+    assert experiment.name == "tiny"
+    assert experiment.folder == file.parent.resolve()
+    assert experiment.base["train"]["optimizer"]["lr"] == 0.05
+    assert list(experiment.vary["variant"]) == ["dense", "random"]
+
+
+def test_settings_override(file):
+    settings = ["train.optimizer.lr=1e-3", "vary.seed=[4]", "train.schedule={name: cosine}", "name=mine"]
+    experiment = load_experiment(file, settings=settings)
+    assert experiment.base["train"]["optimizer"] == {"name": "sgd", "lr": 1e-3}
+    assert experiment.base["train"]["schedule"] == {"name": "cosine"}
+    assert experiment.vary["seed"] == [4]
+    assert list(experiment.vary["variant"]) == ["dense", "random"]
+    assert experiment.name == "mine"
+
+
+def test_setting_a_name_replaces_the_section_in_any_order(file):
+    settings = ["train.optimizer.betas=[0.8, 0.9]", "train.optimizer.lr=0.1", "train.optimizer.name=adam"]
+    experiment = load_experiment(file, settings=settings)
+    assert experiment.base["train"]["optimizer"] == {"name": "adam", "lr": 0.1, "betas": [0.8, 0.9]}
+
+
+@pytest.mark.parametrize("setting", ["train.epochs", "=3", ""])
+def test_setting_without_key_or_value(file, setting):
+    with pytest.raises(ConfigError, match="expected key=value"):
+        load_experiment(file, settings=[setting])
+
+
+def test_setting_what_a_variant_sets_is_refused(file):
+    with pytest.raises(ConfigError, match=r"train\.epochs is set by vary\.variant\.random in the file"):
+        load_experiment(file, settings=["train.epochs=9"])
+
+
+def test_setting_within_what_a_list_sets_is_refused(file):
+    file.write_text(FILE + "  train.optimizer: [{name: sgd, lr: 1}, {name: adam, lr: 1}]\n")
+    with pytest.raises(ConfigError, match=r"train\.optimizer is set by vary\.train\.optimizer in the file"):
+        load_experiment(file, settings=["train.optimizer.lr=9"])
+
+
+def test_setting_twice_is_refused(file):
+    with pytest.raises(ConfigError, match=r"--set\.train\.batch_size: set twice, to 1 \(a whole number\)"):
+        load_experiment(file, settings=["train.batch_size=1", "train={batch_size: 2}"])
+
+
+def test_unknown_top_level_key(file):
+    file.write_text(FILE + "\nmodle: 3\n")
+    with pytest.raises(ConfigError, match="modle: unknown key; did you mean 'model'"):
+        load_experiment(file)
+
+
+def test_section_that_is_no_section():
+    with pytest.raises(ConfigError, match=r"train: expected a section of keys and values, got 3 \(a whole number\)"):
+        make_experiment({"train": 3})
+
+
+def test_key_that_is_no_text():
+    with pytest.raises(ConfigError, match=r"train: keys must be text, got 1 \(a whole number\)"):
+        make_experiment({"train": {1: 2}})
+
+
+@pytest.mark.parametrize("name", ["../up", "a b", "", 3, "/abs", "a//b"])
+def test_names_that_cannot_be_folders(name):
+    with pytest.raises(ConfigError, match="name: letters, digits"):
+        make_experiment({"name": name})
+
+
+def test_names_may_hold_slashes():
+    assert make_experiment({"name": "signed-supermask/table-2"}).name == "signed-supermask/table-2"
+
+
+def test_missing_file():
+    with pytest.raises(ConfigError, match="no experiment file 'nowhere' and none of this name ships"):
+        load_experiment("nowhere")
+
+
+def test_shipped_experiments_go_by_name(monkeypatch, tmp_path):
+    (tmp_path / "group").mkdir()
+    path = tmp_path / "group" / "table-1.yaml"
+    path.write_text(FILE)
+    monkeypatch.setattr("supermask.lab.load.shipped_experiments", lambda: {"group/table-1": path})
+    assert find_experiment("group/table-1") == path
+    assert find_experiment("group/table-1.yaml") == path
+    with pytest.raises(ConfigError, match="did you mean 'group/table-1'"):
+        find_experiment("group/table-11")
+
+
+def test_plugin_that_is_missing(tmp_path):
+    with pytest.raises(ConfigError, match=r"plugins: no such file: .*mine\.py; paths are relative"):
+        make_experiment({"plugins": ["mine.py"]}, folder=tmp_path)
+
+
+def test_plugins_that_are_no_list():
+    with pytest.raises(ConfigError, match=r"plugins: expected a list of files, got 'mine\.py'"):
+        make_experiment({"plugins": "mine.py"})

@@ -1,0 +1,268 @@
+"""One training: what it computes, what it writes, and what seeds share."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from supermask import data, models
+from supermask.core.arrays import load_arrays_and_metadata
+from supermask.core.initialize import initialize
+from supermask.core.masks import Masks
+from supermask.lab import parts
+from supermask.lab.plan import expand
+from supermask.lab.result import save_weights
+from supermask.lab.seeds import batch_order
+from supermask.lab.store import read_metrics
+from supermask.lab.train import Trainer
+from supermask.optim import SGDW, Exponential, Scheduler
+from supermask.tensors.initializers import Initializer
+
+from .helpers import experiment, only_run, run_here, timeless_metrics
+
+DIGITS = data.load("digits")
+SIGNED = {"name": "signed-supermask"}
+
+
+def trainer(patch=None, seed=0):
+    spec = expand(experiment(patch, vary={"seed": [seed]}))[0]
+    return Trainer(spec.config(), seed, DIGITS, spec.folder, torch.device("cpu"), metrics=None)
+
+
+def test_equals_a_loop_written_by_hand(tmp_path):
+    patch = {
+        "train.optimizer": {"name": "sgdw", "lr": 0.05, "weight_decay": 1e-3},
+        "train.schedule": {"name": "exponential", "rate": 0.5, "every": 4},
+    }
+    run_here(patch, tmp_path)
+
+    model = models.build("fcn", inputs=64, hidden=[16], classes=10)
+    initialize(model, Initializer(distribution="uniform", rule="elu"), 0)
+    optimizer = SGDW(model.parameters(), 0.05, weight_decay=1e-3)
+    scheduler = Scheduler(optimizer, Exponential(rate=0.5, every=4))
+    expected = []
+    for epoch in (1, 2):
+        losses = []
+        for index in batch_order(0, epoch, 1437).split(256):
+            loss = functional.cross_entropy(model(DIGITS.train.x[index]), DIGITS.train.y[index])
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        assert len(losses) == 6
+        with torch.no_grad():
+            output = model(DIGITS.test.x)
+        accuracy = (output.argmax(1) == DIGITS.test.y).double().mean().item()
+        test_loss = functional.cross_entropy(output, DIGITS.test.y).item()
+        expected.append((sum(losses) / 6, test_loss, accuracy))
+
+    run = only_run(tmp_path)
+    found = [(m["train_loss"], m["test_loss"], m["test_accuracy"]) for m in read_metrics(run)]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6)
+    weights, _ = load_arrays_and_metadata(run.weights)
+    assert list(weights) == list(model.state_dict())
+    for name, value in model.state_dict().items():
+        assert torch.equal(weights[name], value)
+
+
+def test_what_a_run_leaves(tmp_path):
+    events = []
+    run_here({"method": SIGNED, "train.epochs": 3}, tmp_path, on_event=events.append)
+    run = only_run(tmp_path)
+    assert {path.name for path in run.path.iterdir()} == {
+        "env.json", "lock", "masks.safetensors", "metrics.jsonl", "result.json", "spec.json", "weights.safetensors",
+    }  # fmt: skip
+    result = json.loads(run.result.read_text())
+    metrics = read_metrics(run)
+    masks = Masks.load(run.masks)
+    assert [line["epoch"] for line in metrics] == [1, 2, 3]
+    assert [line["step"] for line in metrics] == [6, 12, 18]
+    assert result["steps"] == 18
+    assert result["counts"]["weights_total"] == result["counts"]["weights_targeted"] == 64 * 16 + 16 * 10
+    assert result["counts"]["weights_remaining"] == masks.remaining() == metrics[-1]["remaining"]
+    layer = result["counts"]["layers"][0]
+    assert layer["name"] == "fc1.weight"
+    assert layer["shape"] == [16, 64]
+    assert layer["keep"] + layer["invert"] == layer["remaining"] < layer["size"]
+    assert result["bytes"]["dense_float32"] == 4 * result["counts"]["weights_total"]
+    assert result["seconds"]["total"] >= result["seconds"]["train"] > 0
+    assert result["memory"]["peak_rss"] > 10**7
+    assert [event.kind for event in events] == ["started", "epoch", "epoch", "epoch", "done"]
+    assert events[-1].accuracy == result["accuracy"]["last"]
+    weights, _ = load_arrays_and_metadata(run.weights)
+    assert torch.equal(weights["fc1.weight"] != 0, masks["fc1.weight"])
+    start = json.loads(run.env.read_text())["starts"][0]
+    assert start["torch"] == torch.__version__
+    assert start["data"] == {"name": "digits", "checksum": DIGITS.checksum}
+
+
+def test_last_and_best_accuracy_are_kept_apart(tmp_path):
+    run_here({"train.epochs": 3, "train.optimizer.lr": 1.0}, tmp_path)
+    run = only_run(tmp_path)
+    curve = [line["test_accuracy"] for line in read_metrics(run)]
+    accuracy = json.loads(run.result.read_text())["accuracy"]
+    assert accuracy["last"] == curve[-1]
+    assert accuracy["best"] == max(curve) > curve[-1], "choose settings whose best epoch is not the last"
+    assert accuracy["best_epoch"] == curve.index(max(curve)) + 1
+    assert accuracy["validation_selected"] is None
+
+
+def test_plateau_rule_stops_early(tmp_path):
+    patch = {
+        "train.epochs": 60,
+        "train.shuffle": False,
+        "train.optimizer.lr": 1e-12,
+        "train.schedule": {
+            "name": "plateau", "factor": 0.1, "patience": 3, "max_cuts": 2, "cooldown": 1, "start": 2, "reset_wait": True
+        },
+    }  # fmt: skip
+    run_here(patch, tmp_path)
+    run = only_run(tmp_path)
+    rates = [line["lr"] for line in read_metrics(run)]
+    assert json.loads(run.result.read_text())["epochs"] == len(rates) < 60
+    assert rates[0] == 1e-12
+    assert rates[-1] == pytest.approx(1e-13)
+
+
+def seen_by(patch, seed=0, epochs=(1, 2)):
+    """The labels of every batch, in order."""
+    made = trainer(patch, seed)
+    batches = []
+    for epoch in epochs:
+        made.epoch = epoch
+        order = made._order(epoch)
+        batches += [made._load(order, batch)[1] for batch in range(made.batches)]
+    return batches
+
+
+def same(left, right):
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_methods_at_one_seed_see_the_same_batches_and_start_alike():
+    dense, signed = trainer(), trainer({"method": SIGNED})
+    assert same(seen_by({}), seen_by({"method": SIGNED}))
+    assert same(seen_by({}), seen_by({"model.hidden": [5]}))
+    assert not same(seen_by({}), seen_by({}, seed=1))
+    random = trainer({"method": {"name": "random"}})
+    for left, right in zip(dense.sparsifier.targets, random.sparsifier.targets, strict=True):
+        assert torch.equal(left.weight * right.mask, right.weight)
+    assert not torch.equal(dense.sparsifier.targets[0].weight, signed.sparsifier.targets[0].weight)
+
+
+def test_orders():
+    last = seen_by({}, epochs=[1])[-1]
+    assert len(last) == 1437 - 5 * 256
+    assert not same(seen_by({}, epochs=[1]), seen_by({}, epochs=[2]))
+    assert same(seen_by({"train.shuffle": "once"}, epochs=[1]), seen_by({"train.shuffle": "once"}, epochs=[2]))
+    assert not same(seen_by({"train.shuffle": "once"}, epochs=[1]), seen_by({"train.shuffle": False}, epochs=[1]))
+    assert torch.equal(torch.cat(seen_by({"train.shuffle": False}, epochs=[2])), DIGITS.train.y)
+    assert torch.equal(torch.cat(seen_by({}, epochs=[1])).sort()[0], DIGITS.train.y.sort()[0])
+
+
+def test_shared_order_is_that_of_seed_0():
+    shared = {"train.data_order": "shared"}
+    assert same(seen_by(shared, seed=5), seen_by(shared, seed=6))
+    assert same(seen_by(shared, seed=5), seen_by({}, seed=0))
+
+
+def test_augmentation_depends_on_seed_epoch_and_batch_only():
+    patch = {"data.augment": {"padding": 1}}
+    one, two = trainer(patch), trainer(patch)
+    order = one._order(1)
+    two._load(order, 3)
+    x = one._load(order, 0)[0]
+    assert torch.equal(x, two._load(order, 0)[0])
+    assert not torch.equal(x, DIGITS.train.x[order[:256]])
+    two.epoch = 2
+    assert not torch.equal(x, two._load(order, 0)[0])
+
+
+def test_the_size_of_test_batches_does_not_matter():
+    first, second = trainer(), trainer({"train.eval_batch_size": 7})
+    assert first.evaluate() == pytest.approx(second.evaluate(), rel=1e-6)
+
+
+def test_runs_without_a_trace_in_the_global_generator(tmp_path):
+    state = torch.get_rng_state()
+    run_here({"model": {"name": "userparts:build"}}, tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_own_initialisation_can_be_kept():
+    left, right = (trainer({"init.keep": True}, seed).model.fc1.weight for seed in (0, 1))
+    assert not torch.equal(left, right)
+    again = trainer({"init.keep": True}).model.fc1.weight
+    assert torch.equal(left, again)
+    assert not torch.equal(left, trainer().model.fc1.weight)
+
+
+def test_initial_weights_and_scores_from_files(tmp_path):
+    drawn = trainer({"method": SIGNED}).sparsifier.targets
+    from supermask.core.arrays import save_arrays
+
+    save_arrays(tmp_path / "w.npz", {target.name: target.dense for target in drawn})
+    save_arrays(tmp_path / "s.npz", {target.name: target.score.detach() for target in drawn})
+    patch = {"method": SIGNED, "train.epochs": 1}
+    run_here(patch, tmp_path / "drawn")
+    files = {"init.weights": str(tmp_path / "w.npz"), "init.scores": str(tmp_path / "s.npz")}
+    run_here(patch | files, tmp_path / "given")
+    drawn_run, given_run = only_run(tmp_path / "drawn"), only_run(tmp_path / "given")
+    assert timeless_metrics(drawn_run) == timeless_metrics(given_run)
+    assert drawn_run.weights.read_bytes() == given_run.weights.read_bytes()
+
+
+def test_own_model_and_loss(tmp_path):
+    patch = {"model": {"name": "userparts:build", "hidden": 12}, "train.loss": "userparts:hinge"}
+    outcome = run_here(patch, tmp_path)
+    assert len(outcome.done) == 1
+    weights, _ = load_arrays_and_metadata(only_run(tmp_path).weights)
+    assert weights["hidden.weight"].shape == (12, 64)
+
+
+def test_squared_error_is_to_one_hot_labels():
+    loss = parts.build_loss("mse", folder=None)
+    output = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    assert loss(output, torch.tensor([1, 0])) == pytest.approx(0.25)
+
+
+def test_a_model_that_is_no_module(tmp_path):
+    outcome = run_here({"model": {"name": "userparts:not_a_module"}}, tmp_path)
+    assert "userparts:not_a_module must return a torch.nn.Module, got int" in outcome.failed[0].message
+
+
+def test_divergence_is_a_failure(tmp_path):
+    outcome = run_here({"train.loss": "userparts:diverging"}, tmp_path)
+    (event,) = outcome.failed
+    assert event.message.startswith("the training loss is nan in epoch 1: training diverged; lower train.optimizer.lr")
+    run = only_run(tmp_path)
+    assert json.loads(run.failed.read_text())["error"] == event.message
+    assert not run.result.exists()
+
+
+def test_divergence_leaves_the_last_good_checkpoint(tmp_path):
+    run_here({"train.loss": "userparts:diverging"}, tmp_path, checkpoint_seconds=0)
+    assert not only_run(tmp_path).checkpoint.exists()
+
+
+def test_progress_is_told_at_most_twice_a_second(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_SLEEP", "0.05")
+    events = []
+    patch = {"model": {"name": "userparts:build"}, "train.epochs": 1, "train.batch_size": 64}
+    run_here(patch, tmp_path, on_event=events.append)
+    progress = [event for event in events if event.kind == "progress"]
+    assert 1 <= len(progress) <= 3
+    assert all(math.isfinite(event.loss) and 1 <= event.batch <= 23 and event.batches == 23 for event in progress)
+
+
+def test_tied_weights_are_saved_once(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False))
+    model[1].weight = model[0].weight
+    save_weights(tmp_path / "w.safetensors", model)
+    arrays, metadata = load_arrays_and_metadata(tmp_path / "w.safetensors")
+    assert list(arrays) == ["0.weight"]
+    assert json.loads(metadata["aliases"]) == {"1.weight": "0.weight"}

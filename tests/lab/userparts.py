@@ -1,0 +1,68 @@
+"""A user's own model and loss, as an experiment refers to them. Environment variables make it slow, or deadly."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+class Classifier(nn.Module):
+    """Batch norm and dropout: running statistics and torch's own generator are part of what has to be resumed."""
+
+    def __init__(self, hidden=24, shift=0.0):
+        super().__init__()
+        self.hidden = nn.Linear(64, hidden)
+        self.norm = nn.BatchNorm1d(hidden)
+        self.dropout = nn.Dropout(0.2)
+        self.out = nn.Linear(hidden, 10)
+        self.shift = shift
+
+    def forward(self, x):
+        time.sleep(float(os.environ.get("TEST_SLEEP", "0")))
+        x = functional.relu(self.norm(self.hidden(x.flatten(1))))
+        return self.out(self.dropout(x)) + self.shift
+
+
+def build(hidden=24):
+    in_worker = multiprocessing.parent_process() is not None
+    if in_worker and "TEST_KILL_AT" in os.environ:
+        _kill_at(int(os.environ["TEST_KILL_AT"]))
+    return Classifier(hidden)
+
+
+def build_deadly(hidden=24):
+    """Takes its process down as soon as it is built."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def build_broken():
+    raise RuntimeError("this model cannot be built")
+
+
+def not_a_module():
+    return 3
+
+
+def hinge(output, target):
+    return functional.multi_margin_loss(output, target)
+
+
+def diverging(output, target):
+    return functional.cross_entropy(output, target) * torch.tensor(float("nan"))
+
+
+def _kill_at(last):
+    steps = 0
+
+    def count(*_):
+        nonlocal steps
+        steps += 1
+        if steps == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    register_optimizer_step_post_hook(count)
