@@ -1,62 +1,86 @@
-"""Timing that survives a noisy machine: all candidates take turns in one process, and only ratios are reported."""
+"""Timing that survives a noisy machine: candidates take turns, each in a process of its own, and only ratios are reported."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
-
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
+from supermask.lab.executors.local import KEEP_MEMORY
 
+PLAIN = {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1"}
+"""One thread that does not spin; otherwise as a user's own program runs."""
+LAB = PLAIN | KEEP_MEMORY
+"""As the lab runs its workers."""
 
-def processor() -> str:
-    """Name of the processor, as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+Factory = Callable[[str], Callable[[], object]]
 
 
 def header(command: str) -> str:
-    """What every table of figures starts with: command, machine, versions, threads."""
+    """What every table of figures starts with: command, machine, versions."""
+    import torch  # noqa: PLC0415 - not before the environment of the workers is fixed
+
+    model = platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        model = next(line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line)
     return (
-        f"{command}: {processor()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} thread(s), CPU time of the process, medians of interleaved rounds"
+        f"{command}: {model} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores, torch {torch.__version__}, "
+        "1 thread, CPU time, medians of interleaved rounds, ratios paired by round [5 %, 95 %]"
     )
 
 
-def measure(candidates: Mapping[str, Callable[[], object]], *, rounds: int, calls: int, warmup: int) -> dict[str, list[float]]:
+def measure(
+    factory: Factory, environments: Mapping[str, Mapping[str, str]], *, rounds: int, calls: int, warmup: int
+) -> dict[str, list[float]]:
     """Seconds of CPU time per call, one value a round; in every round each candidate runs once.
 
     Args:
-        candidates: Name -> function to time.
+        factory: Importable function: name of a candidate -> what to time. Called in the candidate's own process.
+        environments: Name of a candidate -> environment variables of its process, set before it starts.
         rounds: Number of rounds.
         calls: Calls of a candidate in one round.
         warmup: Untimed calls of each candidate before the first round.
     """
-    for function in candidates.values():
-        for _ in range(warmup):
-            function()
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    for name, environment in environments.items():
+        pipes[name], other = context.Pipe()
+        before = dict(os.environ)
+        os.environ.update(environment)
+        context.Process(target=_serve, args=(other, factory, name, calls, warmup), daemon=True).start()
+        os.environ.clear()
+        os.environ.update(before)
+        pipes[name].recv()  # warmed up: one process at a time
+    times: dict[str, list[float]] = {name: [] for name in pipes}
     for _ in range(rounds):
-        for name, function in candidates.items():
-            start = time.process_time()
-            for _ in range(calls):
-                function()
-            times[name].append((time.process_time() - start) / calls)
+        for name, pipe in pipes.items():
+            pipe.send("go")
+            times[name].append(pipe.recv())
+    for pipe in pipes.values():
+        pipe.send("")  # end
     return times
 
 
-def ratio(times: list[float], reference: list[float]) -> tuple[float, float, float]:
+def _serve(pipe: Connection, factory: Factory, name: str, calls: int, warmup: int) -> None:
+    function = factory(name)
+    for _ in range(warmup):
+        function()
+    pipe.send(0.0)
+    while pipe.recv() == "go":
+        start = time.process_time()
+        for _ in range(calls):
+            function()
+        pipe.send((time.process_time() - start) / calls)
+
+
+def ratio(times: Sequence[float], reference: Sequence[float]) -> tuple[float, float, float]:
     """Median, 5 % and 95 % quantile of the paired ratios."""
-    ratios = sorted(a / b for a, b in zip(times, reference, strict=True))
+    ratios = [a / b for a, b in zip(times, reference, strict=True)]
     cuts = statistics.quantiles(ratios, n=20, method="inclusive")
     return statistics.median(ratios), cuts[0], cuts[-1]

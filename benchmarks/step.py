@@ -1,75 +1,76 @@
 """Cost of a training step against the same dense step with torch's fused SGD.
 
-    python benchmarks/step.py [fcn conv2 conv4 conv6]
+    python benchmarks/step.py [fcn conv2 conv4 conv6] [--rounds N]
 
-Batch 128, random inputs of the data set's shape, one thread. ``--rounds N`` changes the number of rounds.
+Batch 128, random inputs of the data set's shape, one thread, processes set up as the lab's workers.
 """
 
 from __future__ import annotations
 
 import argparse
-
-from interleaved import header, measure, ratio  # sets OMP_WAIT_POLICY before torch is imported
+import statistics
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from interleaved import LAB, header, measure, ratio
 
 from supermask import Magnitude, Method, RandomMask, SignedSupermask, models, optim
 
 SHAPES = {"fcn": (1, 28, 28), "conv2": (3, 32, 32), "conv4": (3, 32, 32), "conv6": (3, 32, 32)}
+METHODS: dict[str, Method] = {
+    "signed-supermask": SignedSupermask(),
+    "random": RandomMask(),
+    "magnitude": Magnitude(),
+}
+REFERENCE = "dense, fused SGD"
 
 
-class Step:
-    """One forward, backward and optimizer step."""
+def candidate(name: str) -> Callable[[], None]:
+    """One forward, backward and optimizer step of ``"NETWORK: METHOD, OPTIMIZER"``."""
+    network, _, rest = name.partition(": ")
+    method, _, kind = rest.partition(", ")
+    torch.manual_seed(0)
+    model = models.build(network)
+    x, y = torch.randn(128, *SHAPES[network]), torch.randint(10, (128,))
+    sparsifier = METHODS[method].attach(model) if method in METHODS else None
+    parameters = list(model.parameters()) if sparsifier is None else sparsifier.param_groups()
+    optimizer: torch.optim.Optimizer
+    if kind == "SGDW":
+        optimizer = optim.SGDW(parameters, lr=1e-3, momentum=0.9, nesterov=True, weight_decay=1e-5)
+    else:
+        optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, nesterov=True, fused=True)
+    if sparsifier is not None:
+        sparsifier.bind(optimizer, total_steps=10**6)
 
-    def __init__(self, network: str, method: Method | None, optimizer: str) -> None:
-        torch.manual_seed(0)
-        self.model: nn.Module = models.build(network)
-        self.x = torch.randn(128, *SHAPES[network])
-        self.y = torch.randint(10, (128,))
-        sparsifier = None if method is None else method.attach(self.model)
-        parameters = list(self.model.parameters()) if sparsifier is None else sparsifier.param_groups()
-        self.optimizer: torch.optim.Optimizer
-        if optimizer == "sgd":
-            self.optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, nesterov=True, fused=True)
-        else:
-            self.optimizer = optim.SGDW(parameters, lr=1e-3, momentum=0.9, nesterov=True, weight_decay=1e-5)
-        if sparsifier is not None:
-            sparsifier.bind(self.optimizer, total_steps=10**6)
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
 
-    def __call__(self) -> None:
-        self.optimizer.zero_grad()
-        F.cross_entropy(self.model(self.x), self.y).backward()
-        self.optimizer.step()
+    return step
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=list(SHAPES), metavar="NETWORK")
-    parser.add_argument("--rounds", type=int, default=0, help="rounds (default: 100 for fcn, 10 for the others)")
+    parser.add_argument("--rounds", type=int, default=0, help="rounds (default: 100 for fcn, 15 for the others)")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     print(header("benchmarks/step.py"))
-    print(f"{'network':<8} {'step':<34} {'ms':>9}  ratio to dense + fused SGD [5 %, 95 %]")
+    print(f"{'network':<8} {'step':<30} {'ms':>9}  ratio to {REFERENCE}")
     for network in arguments.networks:
         small = network == "fcn"
-        candidates = {
-            "dense, fused SGD": Step(network, None, "sgd"),
-            "signed-supermask, fused SGD": Step(network, SignedSupermask(), "sgd"),
-            "signed-supermask, SGDW": Step(network, SignedSupermask(), "sgdw"),
-            "dense, SGDW": Step(network, None, "sgdw"),
-        }
+        steps = [REFERENCE, "signed-supermask, fused SGD", "dense, SGDW", "signed-supermask, SGDW"]
         if small:
-            candidates["random mask, fused SGD"] = Step(network, RandomMask(), "sgd")
-            candidates["gradual magnitude, fused SGD"] = Step(network, Magnitude(), "sgd")
-        rounds = arguments.rounds or (100 if small else 10)
-        times = measure(candidates, rounds=rounds, calls=10 if small else 1, warmup=20 if small else 1)
-        reference = times["dense, fused SGD"]
+            steps += ["random, fused SGD", "magnitude, fused SGD"]
+        rounds = arguments.rounds or (100 if small else 15)
+        environments = {f"{network}: {step}": LAB for step in steps}
+        times = measure(candidate, environments, rounds=rounds, calls=10 if small else 1, warmup=20 if small else 2)
         for name, values in times.items():
-            median, low, high = ratio(values, reference)
-            milliseconds = 1e3 * sorted(values)[len(values) // 2]
-            print(f"{network:<8} {name:<34} {milliseconds:>9.3f}  {median:.3f} [{low:.3f}, {high:.3f}] (n = {rounds} rounds)")
+            median, low, high = ratio(values, times[f"{network}: {REFERENCE}"])
+            step = name.partition(": ")[2]
+            spread = f"{median:.3f} [{low:.3f}, {high:.3f}]"
+            print(f"{network:<8} {step:<30} {1e3 * statistics.median(values):>9.3f}  {spread} (n = {rounds})", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from typer.core import TyperGroup
 from supermask.cli.options import AsJson, DataDir
 from supermask.errors import ConfigError
 
-Name = Annotated[str | None, typer.Argument(help="Show this data set: its licence, and what to put where.")]
+Name = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="Show this data set: its licence, and what to put where.")
+]
 Wanted = Annotated[str, typer.Argument(help="Name of a data set.", metavar="NAME")]
 
 

@@ -10,7 +10,7 @@ import typer
 from supermask.cli.options import AsJson
 from supermask.errors import ConfigError
 
-Model = Annotated[str, typer.Argument(help="A model by name, or package.module:function.")]
+Model = Annotated[str, typer.Argument(help="A model by name, or package.module:function.", metavar="MODEL")]
 MethodName = Annotated[str, typer.Option("--method", help="A method by name.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The seed of the run that would draw the same.")]
 Weights = Annotated[Path, typer.Option("--out", help="Initial weights: a .safetensors or .npz file.")]

@@ -13,7 +13,7 @@ from supermask.cli.options import AsJson
 if TYPE_CHECKING:
     from supermask.core.method import Method
 
-Name = Annotated[str | None, typer.Argument(help="Show this method whole.")]
+Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Show this method whole.")]
 
 
 def methods(name: Name = None, as_json: AsJson = False) -> None:

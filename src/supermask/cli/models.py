@@ -12,7 +12,7 @@ from supermask.errors import ConfigError
 if TYPE_CHECKING:
     from supermask.models import ModelInfo
 
-Name = Annotated[str | None, typer.Argument(help="Show this model with its options.")]
+Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Show this model with its options.")]
 
 
 def models(name: Name = None, as_json: AsJson = False) -> None:

@@ -9,7 +9,8 @@ import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead; docs/json.md has the schema.")]
 Experiment = Annotated[
-    str, typer.Argument(help="A YAML file, or the name of an experiment that ships with the package.")
+    str,
+    typer.Argument(help="A YAML file, or the name of an experiment that ships with the package.", metavar="EXPERIMENT"),
 ]
 Settings = Annotated[
     list[str] | None,

@@ -158,7 +158,7 @@ def _cost(rows: Sequence[Row], names: Sequence[str], spread: str) -> Grid:
             name,
             str(row.epochs),
             _number(row.seconds_per_epoch, 3),
-            _number(row.seconds_train, 1),
+            _seconds(row.seconds_train),
             _extra(row.extra_time, spread),
             UNKNOWN if row.peak_memory is None else f"{row.peak_memory.mean / 2**20:,.0f}",
         )
@@ -236,6 +236,10 @@ def _mean_percent(value: Spread | None) -> str:
 
 def _number(value: Spread | None, digits: int) -> str:
     return UNKNOWN if value is None else f"{value.mean:,.{digits}f}"
+
+
+def _seconds(value: Spread | None) -> str:
+    return _number(value, 2 if value is not None and value.mean < 10 else 1)
 
 
 def _count(value: Spread | None) -> str:

@@ -4,7 +4,7 @@ A worker imports torch with its environment already set:
 
 * a thread count, and a passive OpenMP wait policy: threads that spin slow their neighbours down many times over;
 * glibc keeps the memory that one training step frees for the next one, instead of giving it back to the system and
-  taking it page by page again (about 5 % of an epoch of a small fully connected network).
+  taking it page by page again: a third of the CPU time of a Conv2 step (``docs/performance.md``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ Send = Callable[[Any], None]
 Task = Callable[[J, Send, Callable[[], bool]], None]
 
 STOP_SECONDS: Final = 5.0  # what workers get to take a checkpoint when the driver is stopped
-_MALLOC: Final = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
+KEEP_MEMORY: Final = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
 _IDLE: Final = "idle"  # a worker has done its job
 _QUIT: Final = "quit"  # the driver has no more of them
 
@@ -188,7 +192,7 @@ def _worker_environment(threads: int) -> Iterator[None]:
     """Environment variables that a worker inherits; this process gets its own back."""
     wanted = {"OMP_WAIT_POLICY": "passive"}
     wanted |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    wanted |= {name: value for name, value in _MALLOC.items() if name not in os.environ}
+    wanted |= {name: value for name, value in KEEP_MEMORY.items() if name not in os.environ}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
