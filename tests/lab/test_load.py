@@ -3,7 +3,8 @@
 import pytest
 
 from supermask.errors import ConfigError
-from supermask.lab.load import find_experiment, load_experiment, make_experiment, parse_yaml
+from supermask.lab.load import _apply_settings, find_experiment, load_experiment, make_experiment, parse_yaml
+from supermask.lab.plan import expand
 
 FILE = """
 model: {name: fcn, inputs: 64, hidden: [16], classes: 10}
@@ -111,14 +112,27 @@ def test_setting_without_key_or_value(file, setting):
         load_experiment(file, settings=[setting])
 
 
-def test_setting_what_a_variant_sets_is_refused(file):
-    with pytest.raises(ConfigError, match=r"train\.epochs is set by vary\.variant\.random in the file"):
-        load_experiment(file, settings=["train.epochs=9"])
+def test_a_setting_has_the_last_word_over_variants(file):
+    experiment = load_experiment(file, settings=["train.epochs=9"])
+    assert {spec.config().train.epochs for spec in expand(experiment)} == {9}
+
+
+def test_a_setting_reaches_only_variants_that_have_the_key():
+    raw = parse_yaml(FILE, "FILE")
+    raw["vary"]["variant"] = {"dense": {"method": {"name": "dense"}}, "sparse": {"method": {"name": "random", "density": 0.5}}}
+    raw["method"] = {"name": "dense"}
+    changed = _apply_settings(raw, ["method.density=0.25"])
+    assert changed["method"] == {"name": "dense"}
+    assert changed["vary"]["variant"] == {
+        "dense": {"method": {"name": "dense"}},
+        "sparse": {"method": {"name": "random", "density": 0.25}},
+    }
 
 
 def test_setting_within_what_a_list_sets_is_refused(file):
     file.write_text(FILE + "  train.optimizer: [{name: sgd, lr: 1}, {name: adam, lr: 1}]\n")
-    with pytest.raises(ConfigError, match=r"train\.optimizer is set by vary\.train\.optimizer in the file"):
+    expected = r"the runs differ in train\.optimizer; use --set vary\.train\.optimizer=\[\.\.\.\]"
+    with pytest.raises(ConfigError, match=expected):
         load_experiment(file, settings=["train.optimizer.lr=9"])
 
 

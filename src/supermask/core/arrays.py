@@ -182,7 +182,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # numpy leaves a damaged file open
             arrays = {name: file[name] for name in file.files}
         notes = arrays.pop(_METADATA, None)
         metadata = {} if notes is None else dict(json.loads(notes.tobytes()))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from supermask.core.arrays import load_arrays_and_metadata, save_arrays
 from supermask.errors import MaskError
 
-_FORMAT: Final = "supermask-masks-1"
+_FORMAT: Final = 1
+_KEY: Final = "supermask-masks"  # the one metadata key: safetensors writes several in random order
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Masks(Mapping[str, Tensor]):
             for name, entry in self.signed.items()
         }
         arrays = {name: self.signed[name].sign_mask if name in self.signed else mask for name, mask in self.items()}
-        save_arrays(path, arrays, {"format": _FORMAT, "signed": json.dumps(notes)})
+        save_arrays(path, arrays, {_KEY: json.dumps({"format": _FORMAT, "signed": notes}, sort_keys=True)})
 
     @classmethod
     def load(cls, path: str | Path) -> Masks:
@@ -100,10 +101,7 @@ class Masks(Mapping[str, Tensor]):
             MaskError: The file is missing, damaged, of a newer format, or holds other values.
         """
         arrays, metadata = load_arrays_and_metadata(path)
-        form = metadata.get("format", "")  # files of others have none, or "pt" and the like
-        if form.startswith("supermask-") and form != _FORMAT:
-            raise MaskError(f"{path} has format {form!r}; this version reads {_FORMAT!r}")
-        notes = _read_notes(path, metadata["signed"]) if form == _FORMAT else {}
+        notes = _read_notes(path, metadata[_KEY]) if _KEY in metadata else {}  # files of others have none
         masks: dict[str, Tensor] = {}
         signed: dict[str, SignedEntry] = {}
         for name, value in arrays.items():
@@ -137,9 +135,12 @@ class Masks(Mapping[str, Tensor]):
 def _read_notes(path: str | Path, text: str) -> dict[str, dict[str, Any]]:
     """The scale, seed and generator of each signed entry."""
     try:
-        notes = json.loads(text)
+        content = json.loads(text)
+        form, notes = content["format"], dict(content["signed"])
         for note in notes.values():
             SignedEntry(torch.empty(0), **note)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise MaskError(f"{path} is damaged: its notes on signed masks cannot be read: {error}") from error
-    return dict(notes)
+    if form != _FORMAT:
+        raise MaskError(f"{path} has format {form!r}; this version reads {_FORMAT}")
+    return notes

@@ -57,8 +57,8 @@ def method_class(name: str) -> type[Method]:
     known = methods()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"no method is called {name!r}{hint} Known: {', '.join(known)}")
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"no method is called {name!r}; {hint}known: {', '.join(known)}")
     return known[name]
 
 

@@ -308,16 +308,15 @@ def _refuse_hidden(model: nn.Module, names: set[str]) -> None:
 
 def _refuse_shared_memory(found: list[Target], sites: list[Site]) -> None:
     """A target over the same memory as a different parameter cannot be masked alone."""
-    targeted = {id(target.parameter): target.name for target in found}
+    targeted = {id(target.parameter) for target in found}
     owners: dict[int, Site] = {}
     for site in sites:
         parameter = _raw(site)
         if isinstance(parameter, UninitializedParameter) or parameter.data_ptr() == 0:
             continue
         owner = owners.setdefault(parameter.data_ptr(), site)
-        name = targeted.get(id(parameter), targeted.get(id(_raw(owner))))
-        if _raw(owner) is not parameter and name is not None:
+        if _raw(owner) is not parameter and targeted & {id(parameter), id(_raw(owner))}:
             raise UnsupportedModuleError(
-                f"{site.name} and {owner.name} are different parameters over the same memory; tie them by "
-                f"assigning one parameter to both modules, or leave one out with ignore=[{name!r}]"
+                f"{owner.name} and {site.name} are different parameters over the same memory; tie them by assigning "
+                f"one parameter to both modules, or leave both out with ignore=[{owner.name!r}, {site.name!r}]"
             )

@@ -6,7 +6,7 @@ Its structure is judged here, its values when it is expanded into runs (:func:`s
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -155,31 +155,51 @@ for _tag, _pattern, _first in (
 
 
 def _apply_settings(raw: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """Merge ``key=value`` settings into the file's content; all of them form one patch, so that their order is free."""
-    varied = _varied(require_mapping(raw.get("vary", {}), "vary"))
-    vary: dict[str, Any] = {}
+    """Put ``key=value`` settings into the file's content: they have the last word, also over variants.
+
+    A variant that sets a key (or a part of it) gets the new value; so does the base, if it holds the key or no variant
+    sets it. All settings form one patch, so that their order is free.
+    """
+    vary = require_mapping(raw.get("vary", {}), "vary")
+    variants: dict[str, Any] = require_mapping(vary.get("variant") or {}, "vary.variant")
+    axes: dict[str, Any] = {}
     patch: dict[str, Any] = {}
+    patches: dict[str, dict[str, Any]] = {name: {} for name in variants}
     for setting in settings:
         key, equals, text = (part.strip() for part in setting.partition("="))
         if not equals or not key:
             raise ConfigError(f"--set {setting}: expected key=value, for example train.epochs=3")
         value = parse_yaml(text, f"--set {setting}")
         if key.startswith("vary."):
-            vary[key.removeprefix("vary.")] = value
-        elif clash := overlap(leaves(nest({key: value}, "--set")), list(varied)):
-            varies = varied[clash[1]]
-            raise ConfigError(f"--set {setting}: {clash[1]} is set by {varies} in the file; change it there")
-        else:
+            axes[key.removeprefix("vary.")] = value
+            continue
+        keys = leaves(nest({key: value}, "--set"))
+        if clash := overlap(keys, [axis for axis in vary if axis not in ("seed", "variant")]):
+            raise ConfigError(f"--set {setting}: the runs differ in {clash[1]}; use --set vary.{clash[1]}=[...]")
+        setting_it = [name for name in variants if overlap(keys, _leaves_of(variants[name], name))]
+        for name in setting_it:
+            patches[name][key] = value
+        if not setting_it or _holds(raw, key):
             patch[key] = value
     merged = merge(raw, nest(patch, "--set"))
-    return merged | {"vary": raw.get("vary", {}) | vary} if vary else merged
+    changed = {
+        name: merge(nest(variant, f"vary.variant.{name}"), nest(patches[name], "--set")) if patches[name] else variant
+        for name, variant in variants.items()
+    }
+    if variants:
+        axes = {"variant": changed} | axes
+    return merged | {"vary": vary | axes} if axes else merged
 
 
-def _varied(vary: dict[str, Any]) -> dict[str, str]:
-    """Dotted keys that the runs of a file differ in -> which part of ``vary`` sets them."""
-    found = {key: f"vary.{key}" for key in vary if key not in ("seed", "variant")}
-    variants = vary.get("variant")
-    for name, variant in variants.items() if isinstance(variants, dict) else ():
-        if isinstance(variant, dict):
-            found |= dict.fromkeys(leaves(nest(variant, f"vary.variant.{name}")), f"vary.variant.{name}")
-    return found
+def _leaves_of(variant: object, name: str) -> list[str]:
+    return leaves(nest(variant, f"vary.variant.{name}")) if isinstance(variant, dict) else []
+
+
+def _holds(raw: Mapping[str, Any], key: str) -> bool:
+    """Whether nested mappings hold a dotted key."""
+    value: Any = raw
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return True

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from supermask import SignedSupermask
+from supermask.core.batchnorm import freeze_batchnorm, unfreeze_batchnorm
+from supermask.core.zoo import ZOO
+from supermask.errors import UnsupportedModuleError
+
+from .helpers import noise
+
+ZOO_MODEL = ZOO["conv+bn"]
+METHOD = SignedSupermask()
+
+
+def test_a_fresh_frozen_batch_norm_divides_by_the_root_of_one_plus_eps() -> None:
+    norm = nn.BatchNorm2d(3, eps=1e-3).double()  # Keras's eps: the paper's factor .9995
+    freeze_batchnorm(norm)
+    x = noise(4, 3, 2, 2, dtype=torch.float64)
+    torch.testing.assert_close(norm(x), x / 1.001**0.5, rtol=1e-14, atol=0)
+    assert norm.num_batches_tracked is not None
+    assert int(norm.num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("cls", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm])
+def test_every_batch_norm_is_meant(cls: type[nn.Module]) -> None:
+    norm = cls(2)
+    freeze_batchnorm(nn.Sequential(norm)).clear()
+    assert not norm.training
+
+
+def test_it_survives_train_eval_deepcopy_and_training() -> None:
+    model = ZOO_MODEL.build()
+    s = METHOD.attach(model)
+    before = {k: v.clone() for k, v in model.state_dict().items() if k.startswith("bn")}
+    optimizer = torch.optim.SGD(s.param_groups(), lr=0.1)
+    s.bind(optimizer, total_steps=3)
+    copied = copy.deepcopy(model)
+    for net in (model, copied):
+        for mode in (True, False, True):
+            net.train(mode)
+            assert not net.bn1.training
+            assert net.conv1.training is mode
+    for step in range(3):
+        optimizer.zero_grad()
+        x, y = ZOO_MODEL.batch(step)
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        copied(x)
+    for name, value in before.items():
+        assert torch.equal(model.state_dict()[name], value), name
+        assert torch.equal(copied.state_dict()[name], value), name
+    assert all(model.bn1.weight is not p for group in s.param_groups() for p in group["params"])
+    assert "bn1.weight" in s.summary()
+    # the copy is frozen by itself, not through the original
+    unfreeze_batchnorm(model, [])
+    assert model.train().bn1.training
+    assert not copied.train().bn1.training
+
+
+def test_finalize_gives_it_back() -> None:
+    model = ZOO_MODEL.build()
+    s = METHOD.attach(model)
+    model.train()
+    x = ZOO_MODEL.batch()[0]
+    out = model(x)
+    s.finalize()
+    assert torch.equal(model(x), out)  # still in inference mode
+    model.train()
+    assert model.bn1.training
+    assert model.bn1.weight.requires_grad
+    assert not torch.equal(model(x), out)
+
+
+def test_what_the_user_froze_stays_frozen() -> None:
+    model = ZOO_MODEL.build()
+    model.bn1.weight.requires_grad_(False)
+    METHOD.attach(model).finalize()
+    assert not model.bn1.weight.requires_grad
+    assert model.bn1.bias.requires_grad
+
+
+def test_trained_batch_norm_trains() -> None:
+    model = ZOO_MODEL.build()
+    s = SignedSupermask(batchnorm="trained").attach(model)
+    model.train()
+    assert model.bn1.training
+    model(ZOO_MODEL.batch()[0])
+    assert int(model.bn1.num_batches_tracked) == 1
+    assert "bn1.weight" in s._parameters()
+
+
+def test_a_batch_norm_without_statistics_is_refused_by_name() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False))
+    with pytest.raises(UnsupportedModuleError, match="1 has track_running_stats=False and computes from each batch"):
+        METHOD.attach(model)
+    assert type(model[0]) is nn.Conv2d
+    assert model.train()[1].training
+    SignedSupermask(batchnorm="trained").attach(model)
