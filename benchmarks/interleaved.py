@@ -23,7 +23,7 @@ Factory = Callable[[str], Callable[[], object]]
 
 def header(command: str) -> str:
     """What every table of figures starts with: command, machine, versions."""
-    import torch  # noqa: PLC0415 - not before the environment of the workers is fixed
+    import torch
 
     model = platform.machine()
     info = Path("/proc/cpuinfo")

@@ -70,7 +70,9 @@ def main() -> None:
             median, low, high = ratio(values, times[f"{network}: {REFERENCE}"])
             step = name.partition(": ")[2]
             spread = f"{median:.3f} [{low:.3f}, {high:.3f}]"
-            print(f"{network:<8} {step:<30} {1e3 * statistics.median(values):>9.3f}  {spread} (n = {rounds})", flush=True)
+            print(
+                f"{network:<8} {step:<30} {1e3 * statistics.median(values):>9.3f}  {spread} (n = {rounds})", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -262,12 +262,12 @@ def test_atomic_write_respects_the_umask(tmp_path: Path) -> None:
     assert os.umask(old) == old
 
 
-class Full(OSError):
+class DiskFullError(OSError):
     """No space left on the device."""
 
 
 def fail(*args: Any, **kwargs: Any) -> Any:
-    raise Full
+    raise DiskFullError
 
 
 class FullFile:
@@ -297,9 +297,9 @@ def test_a_failure_leaves_the_old_file_and_no_temporary_one(
         monkeypatch.setattr(os, "fsync", fail)
     else:
         monkeypatch.setattr(Path, "chmod" if stage == "chmod" else "replace", fail)
-    with pytest.raises(Full):
+    with pytest.raises(DiskFullError):
         atomic_write(path, b"new")
-    with pytest.raises(Full):
+    with pytest.raises(DiskFullError):
         save_arrays(tmp_path / "file.npz", {"x": torch.ones(1)})
     monkeypatch.undo()
     assert path.read_bytes() == b"old"

@@ -119,7 +119,10 @@ def test_a_setting_has_the_last_word_over_variants(file):
 
 def test_a_setting_reaches_only_variants_that_have_the_key():
     raw = parse_yaml(FILE, "FILE")
-    raw["vary"]["variant"] = {"dense": {"method": {"name": "dense"}}, "sparse": {"method": {"name": "random", "density": 0.5}}}
+    raw["vary"]["variant"] = {
+        "dense": {"method": {"name": "dense"}},
+        "sparse": {"method": {"name": "random", "density": 0.5}},
+    }
     raw["method"] = {"name": "dense"}
     changed = _apply_settings(raw, ["method.density=0.25"])
     assert changed["method"] == {"name": "dense"}

@@ -18,6 +18,6 @@ def test_it_is_ordinary_training() -> None:
     train(other, 5, optimizer=optimizer)  # not bound
     for a, b in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.equal(a, b)
-    before = [p for p in model.parameters()]
+    before = list(model.parameters())
     assert s.finalize().density() == 1.0
     assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
