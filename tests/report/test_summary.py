@@ -59,8 +59,15 @@ def test_extra_time_is_paired_by_seed() -> None:
     extra = summarize(dense + masked)[1].extra_time
     assert extra is not None
     assert (extra.baseline, extra.pairs) == ("dense", 2)
-    assert extra.seconds.mean == pytest.approx((1 + 4) / 2)
+    assert extra.seconds.mean == pytest.approx((1 + 4) / 2 / 10)  # an epoch; each run has ten
     assert extra.fraction.mean == pytest.approx((0.1 + 0.2) / 2)
+
+
+def test_extra_time_does_not_depend_on_the_number_of_epochs() -> None:
+    dense = [result(seed=0, **{"seconds.train": 10.0, "epochs": 5})]
+    extra = summarize([*dense, sparse(0, 0.9, 90, 24.0)])[1].extra_time
+    assert extra is not None
+    assert extra.fraction.mean == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_golden_text() -> None:
         "",
         "* n < 20: quantiles are estimated by interpolation.",
         "two-bit, index, entropy: compression rate 1 - bytes / float32 bytes of the dense model, so counted.",
-        "extra: training time over 'dense' at equal seed, device and threads.",
+        "extra: training time of an epoch over 'dense' at equal seed, device and threads.",
         "2 planned runs have no result yet.",
     ]
 

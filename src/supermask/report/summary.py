@@ -16,13 +16,13 @@ DENSE = "dense"
 
 @dataclass(frozen=True)
 class ExtraTime:
-    """Training time over the dense baseline, run by run at equal seed, device and thread count.
+    """Training time of an epoch over the dense baseline's, run by run at equal seed, device and thread count.
 
     Attributes:
         baseline: The label of the baseline row.
         pairs: How many seeds both rows have.
-        seconds: Training seconds minus the baseline's.
-        fraction: Training seconds over the baseline's, minus 1.
+        seconds: Training seconds an epoch minus the baseline's (the two may train for different numbers of epochs).
+        fraction: Training seconds an epoch over the baseline's, minus 1.
     """
 
     baseline: str
@@ -204,9 +204,9 @@ def _compression(result: Result, accounting: str) -> float | None:
 def _extra_time(group: Sequence[Result], baseline: Sequence[Result] | None) -> ExtraTime | None:
     if baseline is None or baseline is group or group[0]["method"] == DENSE:
         return None
-    by_seed = {_pairing(result): result["seconds"]["train"] for result in baseline}
+    by_seed = {_pairing(result): _epoch_seconds(result) for result in baseline}
     pairs = [
-        (result["seconds"]["train"], by_seed[_pairing(result)])
+        (_epoch_seconds(result), by_seed[_pairing(result)])
         for result in group
         if by_seed.get(_pairing(result))  # a baseline of zero seconds has no ratio
     ]
@@ -215,6 +215,10 @@ def _extra_time(group: Sequence[Result], baseline: Sequence[Result] | None) -> E
     if seconds is None or fraction is None:
         return None
     return ExtraTime(baseline=baseline[0]["label"], pairs=len(pairs), seconds=seconds, fraction=fraction)
+
+
+def _epoch_seconds(result: Result) -> float:
+    return float(result["seconds"]["train"] / max(1, result["epochs"]))
 
 
 def _pairing(result: Result) -> tuple[int, str, int]:

@@ -197,7 +197,7 @@ def _notes(rows: Sequence[Row], spread: str, best: bool, missing: int) -> list[s
             "two-bit, index, entropy: compression rate 1 - bytes / float32 bytes of the dense model, so counted."
         )
     for baseline in dict.fromkeys(row.extra_time.baseline for row in rows if row.extra_time):
-        notes.append(f"extra: training time over {baseline!r} at equal seed, device and threads.")
+        notes.append(f"extra: training time of an epoch over {baseline!r} at equal seed, device and threads.")
     if any(row.extra_time and row.extra_time.pairs < row.n for row in rows):
         notes.append("extra: not every run has a baseline of its seed; only the pairs are compared.")
     if len({(row.devices, row.threads) for row in rows}) > 1:
