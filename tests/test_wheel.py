@@ -18,7 +18,9 @@ def test_wheel(tmp_path: Path) -> None:
         names = set(archive.namelist())
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
         text = archive.read(metadata).decode()
-    experiments = {f"supermask/experiments/{p.relative_to(ROOT / 'experiments')}" for p in ROOT.glob("experiments/**/*.yaml")}
+    experiments = {
+        f"supermask/experiments/{p.relative_to(ROOT / 'experiments')}" for p in ROOT.glob("experiments/**/*.yaml")
+    }
     modules = {f"supermask/{p.relative_to(ROOT / 'src/supermask')}" for p in ROOT.glob("src/supermask/**/*.py")}
     assert experiments
     assert experiments | modules | {"supermask/py.typed"} <= names
