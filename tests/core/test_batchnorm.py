@@ -101,3 +101,15 @@ def test_a_batch_norm_without_statistics_is_refused_by_name() -> None:
     assert type(model[0]) is nn.Conv2d
     assert model.train()[1].training
     SignedSupermask(batchnorm="trained").attach(model)
+
+
+def test_weight_decay_does_not_reach_a_frozen_batch_norm() -> None:
+    """Also when the optimizer was built on all parameters."""
+    model = ZOO_MODEL.build()
+    s = METHOD.attach(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    s.bind(optimizer, total_steps=1)
+    nn.functional.cross_entropy(model(ZOO_MODEL.batch()[0]), ZOO_MODEL.batch()[1]).backward()
+    optimizer.step()
+    assert bool((model.bn1.weight == 1.0).all())
+    assert not bool(model.bn1.bias.any())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 import supermask.core.sparsifier
 from supermask import Initializer, Method, SignedSupermask, Sparsifier, check_method
@@ -142,6 +143,16 @@ class ReplacesAModule(Sound):
 
 
 @config
+class ScalesWhileAttached(Sound):
+    """The finalized module computes something else than the attached one did."""
+
+    def setup(self, s: Sparsifier) -> None:
+        super().setup(s)
+        layer = s.targets[0].module
+        layer.register_forward_hook(lambda module, args, out: 2.0 * out if is_parametrized(module) else out)
+
+
+@config
 class CountsOnTheModel(Sound):
     """Its memory is outside ``s.state``: gone after a resume."""
 
@@ -251,6 +262,7 @@ BROKEN: dict[str, list[tuple[Method, str]]] = {
         (HoldsABias(), "2.bias is not targeted but did not train"),
     ],
     "finalizes_to_a_plain_module": [
+        (ScalesWhileAttached(), "the output changed"),
         (LeavesABiasFrozen(), "requires_grad changed"),
         (ReplacesAModule(), "not a plain module: .*ReLU"),
     ],

@@ -61,6 +61,31 @@ def test_what_is_registered_after_attach_survives_finalize() -> None:
     assert list(model.state_dict()) == ["weight", "bias", "extra"]
 
 
+def test_param_groups() -> None:
+    s = RandomMask().attach(mlp())
+    (group,) = s.param_groups()
+    assert list(group) == ["params"]
+    (group,) = s.param_groups(weight_decay=0.1)
+    assert group["weight_decay"] == 0.1
+    targets, others = s.param_groups(other_weight_decay=0.0)
+    assert "weight_decay" not in targets
+    assert [p.dim() for p in targets["params"]] == [2, 2]
+    assert [p.dim() for p in others["params"]] == [1, 1]
+    s = RandomMask().attach(nn.Linear(10, 10, bias=False))
+    assert len(s.param_groups(weight_decay=0.1, other_weight_decay=0.0)) == 1  # no empty group
+
+
+def test_progress() -> None:
+    s = RandomMask().attach(mlp())
+    assert s.progress == 0.0
+    optimizer = sgd(s, 4)
+    seen = []
+    for step in range(6):
+        train(s.model, optimizer, 1, first=step)
+        seen.append(s.progress)
+    assert seen == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
 # ---------------------------------------------------------------------- hidden weights stay hidden
 
 OPTIMIZERS: dict[str, Any] = {
@@ -669,7 +694,7 @@ def test_a_layer_under_the_users_own_parametrization_trains_as_usual_when_ignore
 def test_trainable_or_not_is_remembered() -> None:
     model = mlp()
     model[0].weight.requires_grad_(False)
-    s = RandomMask(density=0.5).attach(model)
+    s = RandomMask(density=0.5).attach(model, targets="*")
     assert "0.weight" not in s._parameters()
     assert "targeted: weight kept and frozen, mask applied" in s.summary()
     s.finalize()

@@ -118,7 +118,7 @@ def test_a_model_without_a_targeted_weight_is_refused(method: Method) -> None:
         method.attach(nn.Sequential(nn.LayerNorm(4)))
     with pytest.raises(NoTargetsError, match="Its parameters: none"):
         method.attach(nn.ReLU())
-    with pytest.raises(NoTargetsError, match="attention weight is left after ignore"):
+    with pytest.raises(NoTargetsError, match="that requires a gradient is left after ignore"):
         method.attach(mlp(), ignore="*")
 
 
@@ -248,3 +248,20 @@ def test_what_can_be_asked_of_a_target() -> None:
     tau = target.parametrization.high  # type: ignore[union-attr]
     assert torch.equal(target.mask, target.score.abs() > tau)
     assert torch.equal(target.weight, target.dense * ((target.score > tau).float() - (target.score < -tau).float()))
+
+
+def test_what_the_user_froze_is_left_alone_unless_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    model[0].weight.requires_grad_(False)
+    before = model[0].weight.clone()
+    s = SignedSupermask().attach(model)
+    assert [target.name for target in s.targets] == ["1.weight"]
+    assert ["0.weight", "3x4", "12", "not", "targeted,", "frozen"] in [
+        line.split() for line in s.summary().splitlines()
+    ]
+    s.finalize()
+    assert torch.equal(model[0].weight, before)
+    assert [target.name for target in find_targets(model, "0")] == ["0.weight"]
+    model.requires_grad_(False)
+    with pytest.raises(NoTargetsError, match="that requires a gradient was found"):
+        find_targets(model)

@@ -127,3 +127,15 @@ def test_a_hidden_weight_loses_value_and_momentum() -> None:
             assert not bool(target.dense[hidden].any())
             assert not bool(s.slots(target)["momentum_buffer"][hidden].any())
     assert s.remaining() == 22
+
+
+def test_a_weight_that_trained_to_exactly_zero_goes_before_a_hidden_one_returns() -> None:
+    """Zero against zero: the hidden one must lose, whatever its index."""
+    model = bare(10, 1)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.arange(10.0))
+    method = Magnitude(schedule="one-shot", density=0.5)
+    s = method.attach(model)
+    s.targets[0].parameter.data.zero_()
+    method._prune(s, 0.4)
+    assert s.targets[0].mask.flatten().nonzero().flatten().tolist() == [5, 6, 7, 8]

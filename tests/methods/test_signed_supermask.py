@@ -401,3 +401,10 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
         target = s.targets[0]
         assert target.weight.dtype == target.score.dtype == dtype
         assert torch.equal(target.weight != 0, target.mask)
+
+
+def test_signs_of_variable_thresholds_follow_from_the_seed_too() -> None:
+    model = nn.Sequential(nn.Linear(6, 4))
+    masks = SignedSupermask(threshold_rule="variable").attach(model, seed=5).masks()
+    assert masks.signed["0.weight"].seed == 5
+    assert masks.signed["0.weight"].generator == "philox4x32/weights/0.weight"

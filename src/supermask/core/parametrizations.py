@@ -80,9 +80,9 @@ class Scored(nn.Module):
         constant = bool(magnitude > 0) and bool((frozen.abs() == magnitude).all())
         self.scale = magnitude.item() if constant else 1.0
         self.absorbed = constant and fixed_thresholds and low == -high
-        self.origin = origin if self.absorbed else None
+        self.origin = origin if constant else None
         self.shape = frozen.shape
-        keep_sign = constant and self.origin is None
+        keep_sign = constant and not (self.absorbed and self.origin)
         self.register_buffer("sign", frozen.sign().to(torch.int8) if keep_sign else None)
         self.register_buffer("frozen", None if constant else frozen.clone())
         self.register_buffer("low", torch.tensor(low, dtype=frozen.dtype, device=frozen.device))

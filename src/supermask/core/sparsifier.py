@@ -38,6 +38,7 @@ class Sparsifier:
         step: Optimizer steps done in this round.
         round: Train-prune cycles done.
         total_steps: Steps of one round, given to :meth:`bind`; None before.
+        grad_scale: Factor that gradients carry in ``before_step``: 1 except under ``GradScaler`` with a fused optimizer.
         seed: The seed given to ``attach``.
         data: Batches for scoring, during ``setup`` only.
         loss_fn: Loss for scoring, during ``setup`` only.
@@ -52,6 +53,7 @@ class Sparsifier:
         self.step = 0
         self.round = 0
         self.total_steps: int | None = None
+        self.grad_scale = 1.0
         self.data: Any = None
         self.loss_fn: LossFn | None = None
         self._weights: Literal["redraw", "keep"] = "keep"
@@ -259,6 +261,7 @@ class Sparsifier:
 
     def _before_step(self, scale: float) -> None:
         self._add_penalty(scale)
+        self.grad_scale = scale
         with torch.no_grad():
             self.method.before_step(self)
             for parameter, installed in self._dense_gradients:

@@ -150,8 +150,9 @@ def find_targets(
     Args:
         model: Any module.
         targets: Globs on names (``"conv*"``, ``"*.weight"``, ``"encoder"``) or modules; None takes every default
-            target: weights of Linear, convolutions and transposed convolutions, recurrent input and hidden weights, and
-            attention projections. A full parameter name may also pick any other floating-point parameter.
+            target that requires a gradient: weights of Linear, convolutions and transposed convolutions, recurrent input
+            and hidden weights, and attention projections. What the user froze is left alone unless it is named. A full
+            parameter name may also pick any other floating-point parameter.
         ignore: Globs or modules to leave out.
 
     Raises:
@@ -161,7 +162,11 @@ def find_targets(
     sites = _parameter_sites(model)
     candidates = {site.name: _kind(site.module) for site in _candidate_sites(model)}
     known = list(candidates)
-    wanted = _select(model, _as_tuple(targets), known, list(sites)) if targets is not None else set(known)
+    if targets is None:
+        frozen = {name for name, site in sites.items() if _is_frozen(_raw(site))}
+        wanted = set(known) - frozen
+    else:
+        wanted = _select(model, _as_tuple(targets), known, list(sites))
     left_out = _select(model, _as_tuple(ignore), known, list(sites))
 
     storages: dict[int, list[Site]] = {}
@@ -180,12 +185,17 @@ def find_targets(
     _refuse_hidden(model, wanted - left_out - sites.keys())
     _refuse_shared_memory(found, list(sites.values()))
     if not found:
+        left = " that requires a gradient" + (" is left after ignore" if left_out else " was found")
         raise NoTargetsError(
             f"{type(model).__name__} has no weight to act on: no Linear, convolution, recurrent or attention weight"
-            f"{' is left after ignore' if left_out else ' was found'}; name parameters with targets=[...]. "
-            f"Its parameters: {', '.join(sites) or 'none'}"
+            f"{left}; name parameters with targets=[...]. Its parameters: {', '.join(sites) or 'none'}"
         )
     return found
+
+
+def _is_frozen(parameter: nn.Parameter) -> bool:
+    """Whether the user switched its gradient off (an integer weight never had one)."""
+    return parameter.is_floating_point() and not parameter.requires_grad
 
 
 def _candidate_sites(model: nn.Module) -> list[Site]:
