@@ -198,6 +198,7 @@ def test_the_penalty_gradient_carries_the_factor_of_a_grad_scaler() -> None:
     assert s._binding is not None
     s._binding._run_before()
     assert torch.equal(target.parameter.grad, 64.0 * once)
+    assert s.grad_scale == 64.0
 
 
 def test_a_dense_gradient_reaches_hidden_weights_and_is_masked_before_the_step() -> None:
