@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from supermask.data.locking import locked
+from supermask.core.locking import locked
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _UNPACKED = _REPOSITORY / ".cache" / "test-data"

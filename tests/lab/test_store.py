@@ -1,13 +1,11 @@
-"""Reading run folders, writing and locking files."""
+"""Reading run folders, writing and hashing files."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from supermask.errors import RunError
-from supermask.lab.files import canonical_json, exclusive, sha256, write_json
+from supermask.lab.files import canonical_json, sha256, write_json
 from supermask.lab.store import RunFolder, read_failures, read_metrics, read_results, run_folder
 
 from .helpers import run_here
@@ -78,28 +76,3 @@ def test_hash_of_a_folder_sees_names_and_contents(tmp_path):
     assert sha256(first) == sha256(second)
     (second / "a" / "x").rename(second / "a" / "y")
     assert sha256(first) != sha256(second)
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from supermask.lab.files import exclusive
-with exclusive(Path(sys.argv[1])) as held:
-    print(held, flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_lock_is_free_again_when_its_holder_is_killed(tmp_path):
-    lock = tmp_path / "lock"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with holder:
-        assert holder.stdout.readline() == "True\n"
-        with exclusive(lock) as held:
-            assert not held
-        holder.kill()
-        holder.wait()
-        with exclusive(lock) as held:
-            assert held

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from supermask._version import __version__
+from supermask.core.locking import locked
 from supermask.data.catalog import DATASETS, DataFile
 from supermask.data.files import verify_file
 from supermask.data.locate import download_folder, how_to_get
-from supermask.data.locking import locked
 from supermask.errors import ConfigError, DamagedDataError, DataError, MissingDataError
 
 Progress = Callable[[str, int, int | None], None]  # file name, bytes so far, bytes in all if known

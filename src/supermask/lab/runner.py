@@ -12,11 +12,12 @@ from typing import Any, Final
 import torch
 
 from supermask import data
+from supermask.core.locking import locked
 from supermask.errors import CheckpointError, RunError
 from supermask.lab.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from supermask.lab.config import DataSection
 from supermask.lab.events import Event, Kind
-from supermask.lab.files import canonical_json, exclusive, write_json
+from supermask.lab.files import canonical_json, write_json
 from supermask.lab.machine import environment, peak_memory, reset_peak_memory
 from supermask.lab.metrics import MetricsFile
 from supermask.lab.patch import leaves
@@ -72,7 +73,7 @@ class Runner:
         """
         folder = job.folder
         folder.path.mkdir(parents=True, exist_ok=True)
-        with exclusive(folder.lock) as held:
+        with locked(folder.lock, wait=False) as held:
             if not held:
                 emit(job.event("skipped", message="another process is training this run"))
                 return
