@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from supermask import SignedSupermask
-from supermask.core.batchnorm import freeze_batchnorm, unfreeze_batchnorm
+from supermask.core.batchnorm import freeze_batchnorm, norms_beside, unfreeze_batchnorm
 from supermask.core.zoo import ZOO
 from supermask.errors import UnsupportedModuleError
 
@@ -19,7 +19,7 @@ METHOD = SignedSupermask()
 
 def test_a_fresh_frozen_batch_norm_divides_by_the_root_of_one_plus_eps() -> None:
     norm = nn.BatchNorm2d(3, eps=1e-3).double()  # Keras's eps: the paper's factor .9995
-    freeze_batchnorm(norm)
+    freeze_batchnorm({"norm": norm})
     x = noise(4, 3, 2, 2, dtype=torch.float64)
     torch.testing.assert_close(norm(x), x / 1.001**0.5, rtol=1e-14, atol=0)
     assert norm.num_batches_tracked is not None
@@ -29,7 +29,8 @@ def test_a_fresh_frozen_batch_norm_divides_by_the_root_of_one_plus_eps() -> None
 @pytest.mark.parametrize("cls", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm])
 def test_every_batch_norm_is_meant(cls: type[nn.Module]) -> None:
     norm = cls(2)
-    freeze_batchnorm(nn.Sequential(norm)).clear()
+    assert list(norms_beside(nn.Sequential(norm), [norm])) == ["0"]
+    freeze_batchnorm({"0": norm})
     assert not norm.training
 
 
@@ -57,7 +58,7 @@ def test_it_survives_train_eval_deepcopy_and_training() -> None:
     assert all(model.bn1.weight is not p for group in s.param_groups() for p in group["params"])
     assert "bn1.weight" in s.summary()
     # the copy is frozen by itself, not through the original
-    unfreeze_batchnorm(model, [])
+    unfreeze_batchnorm(s.frozen_norms)
     assert model.train().bn1.training
     assert not copied.train().bn1.training
 

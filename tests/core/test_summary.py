@@ -32,8 +32,8 @@ def test_signed() -> None:
         parameter    shape    weights  remaining  role
         conv.weight  4x1x3x3       36    52.78 %  targeted: weight redrawn and frozen, score trained
         conv.bias    4              4             not targeted, trained as usual
-        norm.weight  4              4             not targeted, frozen
-        norm.bias    4              4             not targeted, frozen
+        norm.weight  4              4             not targeted, frozen by signed-supermask (batch norm)
+        norm.bias    4              4             not targeted, frozen by signed-supermask (batch norm)
         head.weight  3x4           12             not targeted, trained as usual
         head.bias    3              3             not targeted, trained as usual
         signed-supermask, seed 3: 36 of 63 parameters targeted, 19 remain (52.78 %); 55 trained values

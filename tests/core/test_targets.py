@@ -265,3 +265,28 @@ def test_what_the_user_froze_is_left_alone_unless_named() -> None:
     model.requires_grad_(False)
     with pytest.raises(NoTargetsError, match="that requires a gradient was found"):
         find_targets(model)
+
+
+def test_module_types_pick_their_weights() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2), nn.Linear(2, 2))
+    assert [target.name for target in find_targets(model, nn.Linear)] == ["2.weight", "3.weight"]
+    assert [target.name for target in find_targets(model, ignore=[nn.Conv2d, "3"])] == ["2.weight"]
+    with pytest.raises(NoTargetsError, match="LSTM matches no weight; known: 0.weight"):
+        find_targets(model, nn.LSTM)
+    with pytest.raises(NoTargetsError, match="take globs, modules or module types, got Parameter"):
+        find_targets(model, [model[0].weight])  # type: ignore[list-item]
+
+
+def test_a_model_on_the_meta_device_is_refused() -> None:
+    with pytest.raises(UnsupportedModuleError, match="0.weight is on the meta device"):
+        find_targets(nn.Sequential(nn.Linear(2, 2, device="meta")))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_the_way_out_of_weight_norm_is_named() -> None:
+    with pytest.raises(UnsupportedModuleError, match=r"torch\.nn\.utils\.remove_weight_norm\(module, 'weight'\) first"):
+        find_targets(nn.Sequential(nn.utils.weight_norm(nn.Linear(2, 2))))
+
+
+def test_a_target_shows_itself_in_a_line() -> None:
+    assert repr(find_targets(nn.Sequential(nn.Conv2d(1, 4, 3)))[0]) == "Target('0.weight', 4x1x3x3, conv)"

@@ -23,4 +23,4 @@ def test_models_and_batches_follow_from_their_numbers(zoo: ZooModel) -> None:
     assert torch.equal(x, zoo.batch(3)[0])
     assert not torch.equal(x, zoo.batch(4)[0])
     assert a(x).shape == (16, 4)
-    assert y.tolist() == [0, 1, 2, 3] * 4
+    assert y.tolist() == [0] * 6 + [1] * 5 + [2] * 3 + [3] * 2

@@ -18,7 +18,8 @@ from supermask.core import registry
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FILES = {"README.md": {"digits.yaml": "name: digits"}}
+# files that a page's commands use -> language and first words of the block that holds them
+FILES = {"digits.yaml": ("yaml", "name: digits"), "first_half.py": ("python", "from dataclasses")}
 
 
 def _blocks(page: Path, language: str) -> list[str]:
@@ -52,14 +53,15 @@ def _commands(page: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("known_methods")
 @pytest.mark.parametrize("page", [ROOT / "README.md"], ids=lambda p: p.name)
 def test_commands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, start in FILES[page.name].items():
-        (block,) = [b for b in _blocks(page, "yaml") if b.startswith(start)]
+    for name, (language, start) in FILES.items():
+        (block,) = [b for b in _blocks(page, language) if b.startswith(start)]
         (tmp_path / name).write_text(block)
     commands = _commands(page)
-    assert commands
+    assert all(any(name in command for command in commands) for name in FILES)
     for command in commands:
         result = CliRunner().invoke(app, shlex.split(command, comments=True)[1:])
         # doctor reports what is missing on this machine by its exit code

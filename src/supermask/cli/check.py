@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 What = Annotated[
     str, typer.Argument(help="A registered method, or a Python file that registers some.", metavar="NAME|FILE")
 ]
-_WORDS = {"pass": "pass", "refused": "refused", "fail": "FAILED"}
+_WORDS = {"pass": "pass", "skipped": "–", "refused": "refused", "fail": "FAILED"}
 _ORDER = list(_WORDS)
 
 

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +120,21 @@ def load_arrays_and_metadata(path: str | Path, *, layout: Layout = "torch") -> t
     if layout == "tf":
         tensors = {name: _from_tf(value) for name, value in tensors.items()}
     return tensors, metadata
+
+
+def as_tensors(arrays: Mapping[str, Any], what: str) -> dict[str, Tensor]:
+    """Arrays, or nested lists, as tensors.
+
+    Raises:
+        MaskError: A value cannot be made into one; the message names it.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, value in arrays.items():
+        try:
+            tensors[name] = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise MaskError(f"the {what} of {name} are not an array: {error}") from error
+    return tensors
 
 
 def check_shapes(arrays: Mapping[str, ArrayLike], shapes: Mapping[str, torch.Size], what: str) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Iterable
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from supermask.errors import UnsupportedModuleError
+
+Frozen = dict[nn.Module, list[nn.Parameter]]
+"""Frozen norms, each with its parameters that were trainable."""
 
 
 def _stay(self: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
@@ -15,38 +19,49 @@ def _stay(self: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
     return self
 
 
-def freeze_batchnorm(model: nn.Module) -> list[nn.Parameter]:
-    """Freeze every batch norm of a model in place: inference mode with the present statistics, no gradients.
+def norms_beside(model: nn.Module, modules: Iterable[nn.Module]) -> dict[str, nn.Module]:
+    """Batch norms, by name, whose direct parent also holds one of the modules, at any depth."""
+    wanted = set(modules)
+    return {
+        f"{path}.{name}" if path else name: child
+        for path, parent in model.named_modules()
+        if not wanted.isdisjoint(parent.modules())
+        for name, child in parent.named_children()
+        if isinstance(child, _BatchNorm)
+    }
+
+
+def freeze_batchnorm(norms: dict[str, nn.Module]) -> Frozen:
+    """Freeze batch norms in place: inference mode with the present statistics, no gradients.
 
     Returns:
-        The parameters that were trainable, to give back to :func:`unfreeze_batchnorm`.
+        What :func:`unfreeze_batchnorm` needs; norms that are frozen already are not in it.
 
     Raises:
         UnsupportedModuleError: A batch norm keeps no running statistics, so that it cannot be frozen.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.running_mean is None:
+    for name, module in norms.items():
+        if module.running_mean is None:
             raise UnsupportedModuleError(
-                f"{name or type(module).__name__} has track_running_stats=False and computes from each batch, also in "
+                f"{name} has track_running_stats=False and computes from each batch, also in "
                 "inference mode: it cannot be frozen; build it with running statistics or train batch norm"
             )
-    frozen: list[nn.Parameter] = []
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()
-            # an instance attribute, not a subclass: state dict, isinstance and deepcopy are left alone
-            object.__setattr__(module, "train", types.MethodType(_stay, module))
-            for parameter in module.parameters(recurse=False):
-                if parameter.requires_grad:
-                    parameter.requires_grad_(False)
-                    frozen.append(parameter)
+    frozen: Frozen = {}
+    for module in norms.values():
+        if "train" in module.__dict__:
+            continue
+        module.eval()
+        # an instance attribute, not a subclass: state dict, isinstance and deepcopy are left alone
+        object.__setattr__(module, "train", types.MethodType(_stay, module))
+        frozen[module] = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
+        for parameter in frozen[module]:
+            parameter.requires_grad_(False)
     return frozen
 
 
-def unfreeze_batchnorm(model: nn.Module, parameters: list[nn.Parameter]) -> None:
+def unfreeze_batchnorm(frozen: Frozen) -> None:
     """Undo :func:`freeze_batchnorm`; the modules stay in inference mode until the next ``train()``."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.__dict__.pop("train", None)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
+    for module, parameters in frozen.items():
+        module.__dict__.pop("train", None)
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -79,6 +79,8 @@ class Masks(Mapping[str, Tensor]):
 
     def density(self) -> float:
         """Fraction of targeted weights that remain."""
+        if not self.total():
+            raise MaskError("there are no masks, so there is no density")
         return self.remaining() / self.total()
 
     def save(self, path: str | Path) -> None:

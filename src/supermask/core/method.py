@@ -98,8 +98,8 @@ class Method(abc.ABC):
 
         Args:
             model: Any module. What is not targeted trains as usual.
-            targets: Globs on parameter names, or modules; None takes the weights of all Linear, convolution, recurrent and
-                attention layers (never embeddings, norms, biases).
+            targets: Globs on parameter names, modules or module types; None takes the weights of all Linear,
+                convolution, recurrent and attention layers that require a gradient (never embeddings, norms, biases).
             ignore: Globs or modules to leave out, for example ``ignore="fc3"``.
             weights: Initial weights. ``"keep"``: the model's own; ``"redraw"``: from the method's initialiser; a mapping
                 from target names to arrays: those. None: what the method does by default.

@@ -7,7 +7,8 @@ They hold no reference to a sparsifier or an optimizer, so a model that carries 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,12 @@ class Scored(nn.Module):
         assert not self.absorbed
         self.low.fill_(low)
         self.high.fill_(high)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if not self.high.is_meta:
+            self._threshold = self.high.item()  # in the new dtype
+        return self
 
     def get_extra_state(self) -> Tensor:
         """The scale, as a float64 tensor."""

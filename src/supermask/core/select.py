@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from supermask.core.targets import Target
-from supermask.errors import HyperparameterError
+from supermask.errors import DivergedError, HyperparameterError
 from supermask.tensors import allocation
 from supermask.tensors.topk import keep_count, topk_mask, topk_masks
 
@@ -38,7 +39,13 @@ def masks_by_score(
 
     Raises:
         HyperparameterError: The density stands for no weight at all.
+        DivergedError: A score is NaN; the message names the target.
     """
+    for target, score in zip(targets, scores, strict=True):
+        if bool(torch.isnan(score).any()):
+            raise DivergedError(
+                f"{target.name} holds values that are not numbers (NaN): training diverged before pruning"
+            )
     sizes = [target.size for target in targets]
     total = keep_count(density, sum(sizes))
     if total == 0:

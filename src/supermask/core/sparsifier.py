@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
 
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
-from supermask.core.arrays import ArrayLike, check_shapes
-from supermask.core.batchnorm import freeze_batchnorm, unfreeze_batchnorm
+from supermask.core.arrays import ArrayLike, as_tensors, check_shapes
+from supermask.core.batchnorm import Frozen, freeze_batchnorm, norms_beside, unfreeze_batchnorm
 from supermask.core.binding import Binding
 from supermask.core.masks import Masks, SignedEntry
 from supermask.core.parametrizations import Masked, Scored
@@ -38,6 +39,7 @@ class Sparsifier:
         step: Optimizer steps done in this round.
         round: Train-prune cycles done.
         total_steps: Steps of one round, given to :meth:`bind`; None before.
+        frozen_norms: Batch norms that the method froze, with their parameters that were trainable.
         grad_scale: Factor that gradients carry in ``before_step``: 1 except under ``GradScaler`` with a fused optimizer.
         seed: The seed given to ``attach``.
         data: Batches for scoring, during ``setup`` only.
@@ -57,13 +59,13 @@ class Sparsifier:
         self.data: Any = None
         self.loss_fn: LossFn | None = None
         self._weights: Literal["redraw", "keep"] = "keep"
-        self._scores: Mapping[str, ArrayLike] | None = None
+        self._scores: Mapping[str, Tensor] | None = None
         self._binding: Binding | None = None
         self._finalized = False
         self._dense_gradients: list[tuple[nn.Parameter, Masked]] = []
-        self._frozen_norms: list[nn.Parameter] = []
+        self.frozen_norms: Frozen = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._names = [name for name, _ in model.named_parameters()]
+        self._names = [_plain_name(name) for name, _ in model.named_parameters()]
         self._orders = {id(s.module): (s.module, list(s.module._parameters)) for t in targets for s in t.sites}
 
     # ------------------------------------------------------------------ for Method.attach and methods' setup
@@ -99,13 +101,14 @@ class Sparsifier:
         if isinstance(weights, str):
             self._weights = weights
         else:
+            weights = as_tensors(weights, "weights")
             check_shapes(weights, shapes, "weights")
             with torch.no_grad():
                 for target in self.targets:
-                    target.parameter.copy_(torch.as_tensor(weights[target.name]))
+                    target.parameter.copy_(weights[target.name])
         if scores is not None:
-            check_shapes(scores, shapes, "scores")
-            self._scores = scores
+            self._scores = as_tensors(scores, "scores")
+            check_shapes(self._scores, shapes, "scores")
         self.data, self.loss_fn = data, loss_fn
         with torch.no_grad():
             self.method.setup(self)
@@ -123,7 +126,7 @@ class Sparsifier:
         """The score given to ``attach`` for a target, in its dtype and on its device; None when none was given."""
         if self._scores is None:
             return None
-        return torch.as_tensor(self._scores[target.name]).to(target.parameter)
+        return self._scores[target.name].to(target.parameter)
 
     def install_mask(
         self, target: Target, mask: Tensor | None = None, *, applied: bool = True, dense_grad: bool = False
@@ -145,8 +148,12 @@ class Sparsifier:
         self._install(target, scored, stored.copy_(scored.stored_score(score.to(stored))), True)
 
     def freeze_batchnorm(self) -> None:
-        """Keep every batch norm of the model in inference mode, untrained, until ``finalize``."""
-        self._frozen_norms = freeze_batchnorm(self.model)
+        """Keep batch norms in inference mode, untrained, until ``finalize``.
+
+        Those whose direct parent also holds a target: parts of the model without a target are left alone.
+        """
+        modules = [site.module for target in self.targets for site in target.sites]
+        self.frozen_norms = freeze_batchnorm(norms_beside(self.model, modules))
 
     def set_mask(self, target: Target, mask: Tensor) -> None:
         """Replace the mask of a target; newly hidden weights lose their value and their momentum at once.
@@ -174,7 +181,7 @@ class Sparsifier:
             chain.original = parameter
             hooked = _detach_flat_weights in site.module._forward_hooks.values()
             if isinstance(site.module, nn.RNNBase) and not hooked:
-                self._hooks.append(site.module.register_forward_hook(_detach_flat_weights))
+                self._hooks.append(site.module.register_forward_hook(_detach_flat_weights, always_call=True))
 
     # ------------------------------------------------------------------ training
 
@@ -218,16 +225,22 @@ class Sparsifier:
             StateError: A loaded state was made for another number of steps.
         """
         self._check_alive()
+        if not isinstance(optimizer, Optimizer):
+            raise BindError(f"bind() takes a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
             raise HyperparameterError(f"total_steps must be a positive integer, got {total_steps!r}")
         if self.total_steps not in (None, total_steps) and self.step > 0:
-            raise StateError(f"this state was made with total_steps={self.total_steps}, not {total_steps}")
+            raise StateError(
+                f"step {self.step} of total_steps={self.total_steps} is done, now total_steps is {total_steps}: a schedule "
+                f"cannot change its length midway; bind with total_steps={self.total_steps}, or attach afresh to train longer"
+            )
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         lacking = [name for name, p in self._parameters().items() if id(p) not in held]
         if lacking:
             raise BindError(
-                f"the optimizer lacks {', '.join(lacking)}: an optimizer must be built after attach(), for example on "
-                "sparsifier.param_groups(); parameters that shall not train need requires_grad_(False)"
+                f"the optimizer lacks {', '.join(lacking)}: one optimizer must hold every trainable tensor, and be built "
+                "after attach(), for example on sparsifier.param_groups(); parameters that shall not train need "
+                "requires_grad_(False)"
             )
         if self._binding is not None:
             self._binding.remove()
@@ -291,13 +304,22 @@ class Sparsifier:
 
     def _group(self, target: Target) -> dict[str, Any]:
         groups = self._bound().optimizer.param_groups
-        return next(g for g in groups if any(p is target.parameter for p in g["params"]))
+        found = next((g for g in groups if any(p is target.parameter for p in g["params"])), None)
+        if found is None:
+            raise BindError(f"the bound optimizer does not hold {target.name}: it does not require a gradient")
+        return found
 
     def _parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters by their name before ``attach``, in the order from before ``attach``; tied ones once."""
-        now = dict(self.model.named_parameters())
-        now |= {site.name: target.parameter for target in self.targets for site in target.sites}
-        return {name: now[name] for name in self._names if now[name].requires_grad}
+        """Trainable parameters by their plain name, in the order from before ``attach``, later ones last; tied ones once."""
+        present = {_plain_name(name): parameter for name, parameter in self.model.named_parameters()}
+        held = {id(parameter) for parameter in present.values()}
+        for target in self.targets:
+            if id(target.parameter) not in held:
+                raise StateError(f"{target.name} is no longer a part of the model: finalize() before replacing modules")
+        names = [name for name in self._names if name in present] + [
+            name for name in present if name not in self._names
+        ]
+        return {name: present[name] for name in names if present[name].requires_grad}
 
     # ------------------------------------------------------------------ looking
 
@@ -375,7 +397,7 @@ class Sparsifier:
         present = {"method": self.method.config(), "targets": [t.name for t in self.targets], "seed": self.seed}
         for key, value in present.items():
             if saved[key] != value:
-                raise StateError(f"the saved state was made with {key} {saved[key]!r}, but here it is {value!r}")
+                raise StateError(f"the saved state was made with {_difference(key, saved[key], value)}")
         total_steps = self.total_steps if saved["total_steps"] is None else saved["total_steps"]  # None: never bound
         if self.total_steps not in (None, total_steps):
             raise StateError(f"the saved state has total_steps={total_steps}, bound is {self.total_steps}")
@@ -414,6 +436,7 @@ class Sparsifier:
         for target, parameter in zip(self.targets, parameters, strict=True):
             for site in target.sites:
                 if parametrization_list(site.module, site.attribute) is not None:
+                    _unshare_class(site.module)
                     parametrize.remove_parametrizations(site.module, site.attribute, leave_parametrized=False)
                 site.module.register_parameter(site.attribute, parameter)
         for module, order in self._orders.values():
@@ -422,14 +445,43 @@ class Sparsifier:
             module._parameters.update({name: present.pop(name) for name in order if name in present} | present)
             if isinstance(module, nn.RNNBase):
                 module._init_flat_weights()
-        unfreeze_batchnorm(self.model, self._frozen_norms)
+        unfreeze_batchnorm(self.frozen_norms)
 
     def _check_alive(self) -> None:
         if self._finalized:
             raise StateError("this sparsifier is finalized: its model is a plain module now; attach again to go on")
 
 
+def _plain_name(name: str) -> str:
+    """``fc.parametrizations.weight.original`` -> ``fc.weight``."""
+    owner, marker, rest = name.rpartition("parametrizations.")
+    return f"{owner}{rest.removesuffix('.original')}" if marker and rest.endswith(".original") else name
+
+
+def _unshare_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own.
+
+    A deepcopy shares the class that torch made for the original; taking a parametrization off deletes a property of it.
+    """
+    cls = type(module)
+    members = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(cls.__name__, cls.__bases__, members)
+
+
+def _difference(key: str, saved: Any, present: Any) -> str:
+    """The first difference between two values, or between two mappings, in words."""
+    if isinstance(saved, Mapping) and isinstance(present, Mapping):
+        name = next(n for n in [*present, *saved] if saved.get(n) != present.get(n))
+        return _difference(f"{key} {name}", saved.get(name), present.get(name))
+    return f"{key} {saved!r}, but here it is {present!r}"
+
+
 def _detach_flat_weights(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-    """After an RNN's forward: its cached weights belong to that graph, and deepcopy would fail on them."""
+    """After an RNN's forward: its cached weights belong to that graph, and deepcopy would fail on them.
+
+    Their references are made to look stale, so that the next forward collects the weights anew.
+    """
     assert isinstance(module, nn.RNNBase)
     module._flat_weights = [None if w is None else w.detach() for w in module._flat_weights]
+    stale = weakref.ref(nn.Parameter(torch.empty(0)))
+    module._flat_weight_refs = [None if ref is None else stale for ref in module._flat_weight_refs]

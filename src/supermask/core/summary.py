@@ -19,6 +19,7 @@ def describe(s: Sparsifier) -> str:
     names = [*targeted]
     ours = {id(target.parameter) for target in s.targets}
     names += [name for name, parameter in s.model.named_parameters() if id(parameter) not in ours]
+    by_method = {id(parameter) for parameters in s.frozen_norms.values() for parameter in parameters}
     total = trained = 0
     for name in names:
         target = targeted.get(name)
@@ -27,6 +28,8 @@ def describe(s: Sparsifier) -> str:
             total += parameter.numel()
             trained += parameter.numel() if parameter.requires_grad else 0
             role = "not targeted, trained as usual" if parameter.requires_grad else "not targeted, frozen"
+            if id(parameter) in by_method:
+                role = f"not targeted, frozen by {s.method.name} (batch norm)"
             rows.append((name, _shape(parameter.shape), f"{parameter.numel():,}", "", role))
         elif target.name in seen:
             rows.append((name, _shape(target.shape), "", "", f"tied to {target.name}"))

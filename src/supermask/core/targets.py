@@ -19,7 +19,7 @@ from supermask.errors import AttachError, NoTargetsError, UnsupportedModuleError
 from supermask.tensors.initializers import fans
 
 Kind = Literal["linear", "conv", "recurrent", "attention", "other"]
-Pattern = str | nn.Module
+Pattern = str | nn.Module | type[nn.Module]
 
 _ATTENTION: Final = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -38,7 +38,7 @@ class Site:
         return f"{self.path}.{self.attribute}" if self.path else self.attribute
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Target:
     """A tensor that a method acts on. Tied weights are one target with several sites.
 
@@ -56,6 +56,9 @@ class Target:
     shape: torch.Size
     trainable: bool
     redrawn: bool = field(default=False)
+
+    def __repr__(self) -> str:
+        return f"Target({self.name!r}, {'x'.join(map(str, self.shape))}, {self.kind})"
 
     @property
     def module(self) -> nn.Module:
@@ -149,7 +152,7 @@ def find_targets(
 
     Args:
         model: Any module.
-        targets: Globs on names (``"conv*"``, ``"*.weight"``, ``"encoder"``) or modules; None takes every default
+        targets: Globs on names (``"conv*"``, ``"*.weight"``, ``"encoder"``), modules or module types; None takes every default
             target that requires a gradient: weights of Linear, convolutions and transposed convolutions, recurrent input
             and hidden weights, and attention projections. What the user froze is left alone unless it is named. A full
             parameter name may also pick any other floating-point parameter.
@@ -249,7 +252,7 @@ def _raw(site: Site) -> nn.Parameter:
 
 
 def _as_tuple(patterns: Iterable[Pattern] | Pattern) -> tuple[Pattern, ...]:
-    return (patterns,) if isinstance(patterns, str | nn.Module) else tuple(patterns)
+    return (patterns,) if isinstance(patterns, str | nn.Module | type) else tuple(patterns)
 
 
 def _select(model: nn.Module, patterns: tuple[Pattern, ...], known: list[str], every: list[str]) -> set[str]:
@@ -261,13 +264,21 @@ def _select(model: nn.Module, patterns: tuple[Pattern, ...], known: list[str], e
                 raise NoTargetsError(f"the given {type(pattern).__name__} is not a part of this model")
             matched = {name for name in known if name == path or name.startswith(f"{path}." if path else "")}
             shown = f"module {path!r}"
+        elif isinstance(pattern, type) and issubclass(pattern, nn.Module):
+            typed = {name for name, module in model.named_modules() if isinstance(module, pattern)}
+            matched = {name for name in known if name.rpartition(".")[0] in typed}
+            shown = pattern.__name__
+        elif not isinstance(pattern, str):
+            raise NoTargetsError(
+                f"targets and ignore take globs, modules or module types, got {type(pattern).__name__}"
+            )
         else:
             matched = {name for name in known if _matches(name, pattern)} | ({pattern} & set(every))
             shown = repr(pattern)
         if not matched:
             near = difflib.get_close_matches(str(pattern), [*known, *every], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise NoTargetsError(f"{shown} matches no weight{hint} Known: {', '.join(known) or 'none'}")
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise NoTargetsError(f"{shown} matches no weight; {hint}known: {', '.join(known) or 'none'}")
         chosen |= matched
     return chosen
 
@@ -281,6 +292,10 @@ def _check_supported(site: Site, parameter: nn.Parameter) -> None:
     if isinstance(parameter, UninitializedParameter):
         raise UnsupportedModuleError(
             f"{site.name} has no shape yet ({type(site.module).__name__}): run one batch through the model first"
+        )
+    if parameter.is_meta:
+        raise UnsupportedModuleError(
+            f"{site.name} is on the meta device and has no values: load the model's weights before attach()"
         )
     if not parameter.is_floating_point():
         raise UnsupportedModuleError(
@@ -311,6 +326,9 @@ def _refuse_hidden(model: nn.Module, names: set[str]) -> None:
             way = (
                 f"take its masks with Masks.from_prune(model), then torch.nn.utils.prune.remove(module, {attribute!r})"
             )
+        elif f"{attribute}_g" in module._parameters:
+            why = "is computed by torch.nn.utils.weight_norm"
+            way = f"torch.nn.utils.remove_weight_norm(module, {attribute!r})"
         else:
             why, way = f"is not a parameter of {type(module).__name__}", "make it one"
         raise UnsupportedModuleError(f"{name} {why}; {way} first, or leave it out with ignore=[{name!r}]")

@@ -14,7 +14,8 @@ from supermask.tensors.initializers import Initializer
 from supermask.tensors.philox import Stream
 
 CLASSES = 4
-BATCH = 16
+PER_CLASS = (6, 5, 3, 2)  # unequal: with balanced classes and zero biases, gradients of the biases can cancel
+BATCH = sum(PER_CLASS)
 
 
 class ConvNet(nn.Module):
@@ -102,7 +103,7 @@ class ZooModel:
     def batch(self, index: int = 0) -> tuple[Tensor, Tensor]:
         """Inputs (16, *input_shape) and labels (16,); the label follows from the input."""
         generator = torch.Generator().manual_seed(Stream(index, "zoo", self.name).integer())
-        labels = torch.arange(BATCH) % CLASSES
+        labels = torch.repeat_interleave(torch.arange(CLASSES), torch.tensor(PER_CLASS))
         shape = (BATCH, *self.input_shape)
         if self.tokens:
             noise = torch.randint(self.tokens, shape, generator=generator)
