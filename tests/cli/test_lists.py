@@ -95,6 +95,21 @@ def test_a_missing_data_set_says_what_to_put_where(supermask: Invoke, tmp_path: 
     assert "licence  none stated" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("npz", ("train_images, train_labels", "test_images, test_labels", "images and labels", "uint8", "NCHW", "0.2",
+                 "file           must be given", "layout         \"auto\"", "data: {name: npz, file: mine.npz}")),
+        ("folder", ("path/train/CLASS/*", "path/CLASS/*", ".png", "path           must be given", "size           null",
+                    "data: {name: folder, path: my-images}")),
+    ],
+)  # fmt: skip
+def test_own_data_sets_say_what_they_read(supermask: Invoke, name: str, words: tuple[str, ...]) -> None:
+    text = supermask("data", name).stdout
+    for word in (*words, "test_fraction  null", "split_seed     0", 'normalize      "image"'):
+        assert word in text, word
+
+
 def test_a_data_set_that_is_there(supermask: Invoke) -> None:
     assert supermask("data", "digits").stdout.endswith("found    scikit-learn\n")
 

@@ -39,6 +39,23 @@ def test_a_line_follows_its_events() -> None:
     assert here.update(ended).cells() == ("done", "10/10", "0.1000", "97.50", "4.00", "2.000", "–")
 
 
+def test_the_pace_is_that_of_the_last_epochs() -> None:
+    here = board()
+    for epoch in range(1, 21):  # the first epoch takes 100 s, the others 1 s
+        values = {"epoch": epoch, "epochs": 30, "batch": 10, "batches": 10, "seconds": 99.0 + epoch}
+        line = here.update(event("epoch", **values))
+        assert line.seconds_per_epoch == pytest.approx(100 if epoch == 1 else 1)
+    assert line.seconds_left == pytest.approx(10)
+    assert here.update(event("done", epoch=30, epochs=30, seconds=129.0)).seconds_per_epoch == pytest.approx(129 / 30)
+
+
+def test_a_very_long_message_is_cut() -> None:
+    line = board().update(event("failed", message="a\nb " + "word " * 500))
+    assert line.message.startswith("a b word")
+    assert line.message.endswith("word…")
+    assert len(line.message) <= 240
+
+
 def test_the_end_of_all_runs_is_estimated() -> None:
     here = board(4)
     assert here.seconds_left() is None

@@ -124,12 +124,90 @@ def test_a_setting_reaches_only_variants_that_have_the_key():
         "sparse": {"method": {"name": "random", "density": 0.5}},
     }
     raw["method"] = {"name": "dense"}
-    changed = _apply_settings(raw, ["method.density=0.25"])
+    changed, free = _apply_settings(raw, ["method.density=0.25"])
+    assert free == ()
     assert changed["method"] == {"name": "dense"}
     assert changed["vary"]["variant"] == {
         "dense": {"method": {"name": "dense"}},
         "sparse": {"method": {"name": "random", "density": 0.25}},
     }
+
+
+OWN_METHODS = """
+model: {name: fcn, inputs: 64, hidden: [16], classes: 10}
+data: {name: digits}
+train: {epochs: 2, optimizer: {name: sgd, lr: 5e-2}}
+vary:
+  variant:
+    dense: {method: {name: dense}}
+    random: {method: {name: random}}
+    magnitude: {method: {name: magnitude}, train.optimizer: {name: adam, lr: 1e-3}}
+"""
+
+
+def runs_of(file, text, *settings):
+    file.write_text(text)
+    return {spec.label: spec.config() for spec in expand(load_experiment(file, settings=settings))}
+
+
+@pytest.mark.parametrize("base", ["", "method: {name: signed-supermask}"])
+def test_a_setting_that_the_base_cannot_pass_on_reaches_all_runs_that_know_the_key(file, base):
+    runs = runs_of(file, OWN_METHODS + base, "method.density=0.25")
+    assert runs["random"].method.density == runs["magnitude"].method.density == 0.25
+    assert runs["dense"].method.name == "dense"
+
+
+def test_a_setting_reaches_an_optimizer_that_every_variant_names(file):
+    text = OWN_METHODS.replace("{name: dense}", "{name: dense}, train.optimizer: {name: adamw, lr: 1e-3}")
+    text = text.replace("{name: random}", "{name: random}, train.optimizer: {name: adam, lr: 1e-3}")
+    runs = runs_of(
+        file, text.replace("optimizer: {name: sgd, lr: 5e-2}", "batch_size: 9"), "train.optimizer.betas=[0.5, 0.6]"
+    )
+    assert {run.train.optimizer.betas for run in runs.values()} == {(0.5, 0.6)}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "method.densty=0.1",
+            r"--set method\.densty: the method of no run has the key 'densty'; did you mean 'density'\?",
+        ),
+        (
+            "method.scores.gain=1",
+            r"--set method\.scores\.gain: the method of no run has the key 'scores'; did you mean 'scope'",
+        ),
+        ("train.optimizer.moment=1", r"train\.optimizer\.moment: unknown key; did you mean 'momentum'"),
+    ],
+)
+def test_a_setting_that_no_run_knows_is_refused(file, setting, message):
+    with pytest.raises(ConfigError, match=message):
+        runs_of(file, OWN_METHODS, setting)
+
+
+def test_a_setting_may_go_with_a_new_name(file):
+    text = OWN_METHODS.replace("    random: {method: {name: random}}\n", "")
+    runs = runs_of(file, text, "method.name=magnitude", "method.density=0.3")
+    assert {(run.method.name, run.method.density) for run in runs.values()} == {("magnitude", 0.3)}
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (
+            "method: {densty: 0.1}",
+            r"method\.densty: reaches no run, as every run takes its method from `vary`; did you mean",
+        ),
+        ("method: {density: 0.1}", r"method\.density: reaches no run, as every .*; give it there, or remove it"),
+        (
+            "method: {name: signed-supermask, scores: {gain: 2}}",
+            r"method\.scores\.gain: reaches no run.*; did you mean 'scope'",
+        ),
+    ],
+)
+def test_a_key_of_the_base_that_reaches_no_run_is_refused(file, base, message):
+    with pytest.raises(ConfigError, match=message):
+        runs_of(file, OWN_METHODS + base)
 
 
 def test_setting_within_what_a_list_sets_is_refused(file):

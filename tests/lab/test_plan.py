@@ -247,3 +247,12 @@ def test_own_code_counts_by_content():
     spec = one({"model": {"name": "userparts:build"}, "train.loss": "userparts:hinge"})
     assert set(spec.hashes) == {"model.name", "train.loss"}
     assert set(spec.to_dict()["code"]) == {"model.name", "train.loss"}
+
+
+def test_the_default_of_an_own_model_is_in_its_spec():
+    own = {"model": {"name": "userparts:build"}}
+    assert one(own).sections["init"]["keep"] is True
+    assert one(own).id == one(own | {"init.keep": True}).id
+    assert one(own).id != one(own | {"init.rule": "elu"}).id
+    drawn = one(own | {"init.rule": "elu"})
+    assert drawn.config().init.keep is drawn.sections["init"]["keep"] is False

@@ -109,7 +109,7 @@ def test_missing_data_is_a_failed_run(tmp_path, monkeypatch):
     monkeypatch.delenv("SUPERMASK_DATA", raising=False)
     patch = {"data": {"name": "cifar100"}, "model": {"name": "fcn", "inputs": 3072}}
     (event,) = run_here(patch, tmp_path / "runs", data_dir=tmp_path / "empty").failed
-    assert event.message.startswith("MissingDataError: the files of data set 'cifar100' were not found")
+    assert event.message.startswith("the files of data set 'cifar100' were not found")
 
 
 # ---------------------------------------------------------------------- Ctrl-C and two drivers

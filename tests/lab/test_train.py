@@ -1,7 +1,9 @@
 """One training: what it computes, what it writes, and what seeds share."""
 
+import copy
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -201,6 +203,25 @@ def test_own_initialisation_can_be_kept():
     assert not torch.equal(left, trainer().model.fc1.weight)
 
 
+def test_an_own_model_keeps_its_values_unless_init_says_what_to_draw():
+    own = {"model": {"name": "userparts:build_constant"}}
+    kept = trainer(own).model[1]
+    assert (kept.weight == 0.25).all()
+    assert (kept.bias == 0.5).all()
+    for init in ({"init.rule": "elu"}, {"init.distribution": "normal"}, {"init.keep": False}):
+        drawn = trainer(own | init).model[1]
+        assert (drawn.weight != 0.25).all()
+        assert (drawn.bias == 0).all()
+
+
+def test_an_own_model_draws_from_the_seed():
+    own = {"model": {"name": "userparts:build"}}
+    first, again, kept = (trainer(own | extra).model.hidden.weight for extra in ({}, {}, {"init.keep": True}))
+    assert torch.equal(first, again)
+    assert torch.equal(first, kept)
+    assert not torch.equal(first, trainer(own, 1).model.hidden.weight)
+
+
 def test_initial_weights_and_scores_from_files(tmp_path):
     drawn = trainer({"method": SIGNED}).sparsifier.targets
     from supermask.core.arrays import save_arrays
@@ -233,6 +254,37 @@ def test_squared_error_is_to_one_hot_labels():
 def test_a_model_that_is_no_module(tmp_path):
     outcome = run_here({"model": {"name": "userparts:not_a_module"}}, tmp_path)
     assert "userparts:not_a_module must return a torch.nn.Module, got int" in outcome.failed[0].message
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        ({"model.classes": 5}, "the model gives 5 outputs, but digits has 10 classes: set model.classes"),
+        ({"model.classes": 5, "train.loss": "mse"}, "the model gives 5 outputs, but digits has 10 classes"),
+        ({"model": {"name": "userparts:build_narrow"}}, "the model gives 3 outputs, .*: its last layer needs one for each"),
+        ({"model": {"name": "userparts:build_pair"}}, r"must return a tensor of shape \(2, 10\) for two images, got tuple"),
+        ({"model.inputs": 784}, r"the model fcn does not take images of shape \(1, 8, 8\) from digits \(.*64"),
+        ({"model": {"name": "conv2"}}, r"the model conv2 does not take images of shape \(1, 8, 8\) from digits \("),
+        ({"train.loss": "userparts:per_example"}, r"train\.loss must return one number, got shape \(256,\)"),
+        ({"train.loss": "userparts:no_tensor"}, r"train\.loss must return one number, got float"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit_together(patch, message, tmp_path):
+    (event,) = run_here(patch, tmp_path).failed
+    assert re.search(message, event.message)
+    assert "Error: " not in event.message
+
+
+def test_the_check_of_the_fit_leaves_no_trace():
+    spec = expand(experiment({"model": {"name": "userparts:build"}}))[0]
+    config = spec.config()
+    model = parts.build_model(config, 0, spec.folder, torch.device("cpu"))
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    parts.check_fit(config, model, DIGITS, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_divergence_is_a_failure(tmp_path):

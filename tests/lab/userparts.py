@@ -44,12 +44,40 @@ def build_broken():
     raise RuntimeError("this model cannot be built")
 
 
+def build_constant():
+    """Its own values are all a quarter."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    nn.init.constant_(model[1].weight, 0.25)
+    nn.init.constant_(model[1].bias, 0.5)
+    return model
+
+
 def not_a_module():
     return 3
 
 
 def hinge(output, target):
     return functional.multi_margin_loss(output, target)
+
+
+def per_example(output, target):
+    return functional.cross_entropy(output, target, reduction="none")
+
+
+def no_tensor(output, target):
+    return 3.0
+
+
+def build_pair():
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1)), x
+
+    return Pair(64, 10)
+
+
+def build_narrow():
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, track_running_stats=False), nn.Linear(64, 3))
 
 
 def diverging(output, target):

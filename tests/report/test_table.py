@@ -56,6 +56,16 @@ def test_golden_text() -> None:
     ]
 
 
+def test_equal_errors_stand_in_one_line() -> None:
+    ended = [("a", "dense", 0), ("b", "dense", 1), ("c", "random", 0), ("d", "random", 1), ("e", "random", 2)]
+    failures = [FAILURE | {"run": run, "label": label, "seed": seed, "error": "too\nbad"} for run, label, seed in ended]
+    text = render([], failures=failures)
+    assert "Failed runs: 5" in text
+    assert "a and 4 more  dense; random  0, 1; 0, 1, 2  too bad" in text
+    assert "a and 3 more  dense; random  0, 1  too bad" in render([], failures=failures[:4])
+    assert render([], failures=[*failures, FAILURE]).count("too bad") == 1
+
+
 def test_standard_deviation() -> None:
     lines = render(summarize(pair()), spread="std").splitlines()
     # deviations of .90 .94 .95 from .93: -.03 .01 .02, squares sum to .0014, / 2

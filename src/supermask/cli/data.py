@@ -34,8 +34,8 @@ app = typer.Typer(
 @app.command()
 def show(name: Name = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the data sets and where they were found (the default), or show one."""
-    from supermask.cli.datasets import describe
-    from supermask.cli.output import print_grids, print_json, print_text
+    from supermask.cli.datasets import describe, explain_own
+    from supermask.cli.output import print_grids, print_json, print_text, terminal_width
     from supermask.data import DATASETS
     from supermask.data.locate import how_to_get
     from supermask.lab.validate import suggest
@@ -54,6 +54,9 @@ def show(name: Name = None, data_dir: DataDir = None, as_json: AsJson = False) -
         print_grids([Grid("", headers, rows, frozenset(range(4)))], notes)
         return
     (entry,) = described
+    if DATASETS[name].options:
+        print_text(explain_own(DATASETS[name], terminal_width()))
+        return
     print_text(f"{entry['name']}: {entry['summary']}\n\nsource   {entry['source']}\nlicence  {entry['licence']}")
     print_text(f"found    {entry['where'] or 'no'}")
     if not entry["ready"]:

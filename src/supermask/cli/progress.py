@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 State = Literal["waiting", "training", "done", "skipped", "failed"]
 UNKNOWN: Final = "–"
+_RECENT: Final = 5  # epochs whose mean time tells the pace
+_LONGEST: Final = 240  # characters of a message that are told while runs train
 
 
 @dataclass
@@ -29,15 +31,19 @@ class RunLine:
     density: float | None = None
     seconds: float = 0.0
     message: str = ""
+    marks: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_RECENT + 1))  # epochs, seconds
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """Wall time an epoch has taken on average; None before anything is known."""
+        """Wall time of an epoch: the mean of the last few while the run trains, of all at its end; None if unknown."""
+        if self.state == "training" and self.marks and self.epochs_done >= self.marks[0][0] + 1:
+            epochs, seconds = self.marks[0]
+            return (self.seconds - seconds) / (self.epochs_done - epochs)
         return self.seconds / self.epochs_done if self.epochs_done and self.seconds else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Wall time to the end of the run, if its epochs to come are like those before; None while that is unknown."""
+        """Wall time to the end of the run, if its epochs to come are like the last ones; None while that is unknown."""
         pace = self.seconds_per_epoch
         return None if self.epochs is None or pace is None else pace * max(0.0, self.epochs - self.epochs_done)
 
@@ -74,12 +80,14 @@ class Board:
         states: Mapping[str, State] = {"done": "done", "skipped": "skipped", "failed": "failed"}
         line.state = states.get(event.kind, "training")
         line.epochs = event.epochs or line.epochs
-        line.message = event.message or ""
+        line.message = _shorten(event.message or "")
         if event.kind == "done" and event.epochs is not None:
             line.epochs_done = event.epochs
         elif event.epoch is not None and event.batch is not None and event.batches:
             line.epochs_done = event.epoch - 1 + event.batch / event.batches
         line.seconds = event.seconds or line.seconds
+        if event.kind == "epoch":
+            line.marks.append((line.epochs_done, line.seconds))
         for name in ("loss", "accuracy", "density"):
             if (value := getattr(event, name)) is not None:
                 setattr(line, name, value)
@@ -113,6 +121,12 @@ class Board:
         left = [whole if line.seconds_left is None else line.seconds_left for line in active]
         waiting = sum(line.state == "waiting" for line in self.lines.values())
         return max(*left, (sum(left) + waiting * whole) / len(active))
+
+
+def _shorten(message: str) -> str:
+    """A message on one line; a very long one is cut, as the table at the end has it whole."""
+    line = " ".join(message.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1].rstrip()}…"
 
 
 def clock(seconds: float) -> str:

@@ -22,7 +22,18 @@ from supermask.data import DATASETS
 from supermask.data.augment import CropFlip
 from supermask.errors import ConfigError, HyperparameterError
 from supermask.lab.reference import is_reference, resolve
-from supermask.lab.validate import build, check, join, non_default, plain, require_known, require_mapping, show, suggest
+from supermask.lab.validate import (
+    build,
+    check,
+    file_fields,
+    join,
+    non_default,
+    plain,
+    require_known,
+    require_mapping,
+    show,
+    suggest,
+)
 from supermask.models import MODELS
 from supermask.optim import OPTIMIZERS, SCHEDULES, Constant, OptimizerConfig, Plateau, Schedule
 from supermask.tensors.initializers import Distribution, Initializer, Rule
@@ -37,7 +48,8 @@ class InitSection:
     """Where the weights of a model start; methods that redraw (supermasks) replace their targets afterwards.
 
     Args:
-        keep: True leaves what the model's own constructor drew.
+        keep: True leaves what the model's own constructor drew. The default for a model by reference
+            (``package.module:name``), unless the section says what to draw; shipped models are redrawn.
         distribution: See :class:`~supermask.tensors.initializers.Initializer`.
         rule: The same.
         gain: The same.
@@ -182,13 +194,43 @@ def parse_run(sections: Mapping[str, Any], folder: Path) -> RunConfig:
     for name in ("model", "data", "method", "train"):
         if name not in sections:
             raise ConfigError(f"{name}: this section is missing")
+    model = _parse_model(sections["model"], folder)
     return RunConfig(
-        model=_parse_model(sections["model"], folder),
-        init=_locate(build(InitSection, sections.get("init", {}), "init"), folder, "init"),
+        model=model,
+        init=_locate(_parse_init(sections.get("init", {}), model.name), folder, "init"),
         data=_parse_data(sections["data"], folder),
         method=_locate(_parse_method(sections["method"]), folder, "method"),
         train=_parse_train(sections["train"], folder),
     )
+
+
+def section_keys(sections: Mapping[str, Any], path: str) -> list[str] | None:
+    """The keys that a raw section can hold beside its name, by what it names.
+
+    Args:
+        sections: Section name -> raw section, of one run.
+        path: ``method``, ``train.optimizer``, ...
+
+    Returns:
+        None where everything goes (a model by reference); nothing where the name is missing or unknown.
+    """
+    section: Any = sections
+    for part in path.split("."):
+        section = section.get(part, {}) if isinstance(section, Mapping) else {}
+    name = section.get("name") if isinstance(section, Mapping) else None
+    fixed: dict[str, type[Any]] = {"init": InitSection, "train": TrainSection}
+    named: dict[str, Mapping[str, type[Any]]] = {"train.optimizer": OPTIMIZERS, "train.schedule": SCHEDULES}
+    if path in fixed:
+        return [f.name for f in file_fields(fixed[path])]
+    if not isinstance(name, str):
+        return []
+    if path == "model":
+        return None if is_reference(name) else list(MODELS[name].options) if name in MODELS else []
+    if path == "data":
+        return ["normalize", "augment", *DATASETS[name].options] if name in DATASETS else []
+    if path == "method":
+        return [f.name for f in file_fields(method_class(name))] if name in methods() else []
+    return [f.name for f in file_fields(named[path][name])] if name in named[path] else []
 
 
 def _parse_model(section: object, folder: Path) -> ModelSection:
@@ -208,6 +250,14 @@ def _parse_model(section: object, folder: Path) -> ModelSection:
     except ConfigError as error:
         raise ConfigError(f"model: {error}") from error
     return ModelSection(name=name, options=options)
+
+
+def _parse_init(section: object, model: str) -> InitSection:
+    """The ``init`` section; the weights of a user's own model stay as they are unless it says what to draw."""
+    values = require_mapping(section, "init")
+    if is_reference(model) and not values.keys() & {"keep", "distribution", "rule", "gain"}:
+        values["keep"] = True
+    return build(InitSection, values, "init")
 
 
 def _parse_data(section: object, folder: Path) -> DataSection:

@@ -5,8 +5,9 @@ Its structure is judged here, its values when it is expanded into runs (:func:`s
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ import yaml
 
 from supermask.core.registry import load_plugin
 from supermask.errors import ConfigError
-from supermask.lab.patch import leaves, merge, nest, overlap
+from supermask.lab.patch import holds, leaves, merge, nest, overlap
 from supermask.lab.validate import require_known, require_mapping, show, suggest
 
 SECTIONS: Final = ("model", "init", "data", "method", "train")
@@ -32,6 +33,7 @@ class Experiment:
         vary: Raw ``vary`` section: how the runs differ.
         folder: Where relative paths and references are looked up.
         plugins: Files that register methods, absolute.
+        settings: Dotted keys of ``base`` that were set on the command line and go wherever they fit.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Experiment:
     vary: dict[str, Any]
     folder: Path
     plugins: tuple[Path, ...] = ()
+    settings: tuple[str, ...] = ()
 
 
 def load_experiment(path_or_name: str | Path, *, settings: Sequence[str] = ()) -> Experiment:
@@ -54,7 +57,8 @@ def load_experiment(path_or_name: str | Path, *, settings: Sequence[str] = ()) -
     """
     path = find_experiment(path_or_name)
     raw = require_mapping(parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}, str(path))
-    return make_experiment(_apply_settings(raw, settings), name=path.stem, folder=path.parent)
+    changed, keys = _apply_settings(raw, settings)
+    return dataclasses.replace(make_experiment(changed, name=path.stem, folder=path.parent), settings=keys)
 
 
 def make_experiment(raw: dict[str, Any], *, name: str = "experiment", folder: Path | None = None) -> Experiment:
@@ -154,16 +158,20 @@ for _tag, _pattern, _first in (
     _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
-def _apply_settings(raw: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+def _apply_settings(raw: dict[str, Any], settings: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Put ``key=value`` settings into the file's content: they have the last word, also over variants.
 
     A variant that sets a key (or a part of it) gets the new value; so does the base, if it holds the key or no variant
     sets it. All settings form one patch, so that their order is free.
+
+    Returns:
+        The new content, and the keys that no variant sets: the plan finds out which runs they fit.
     """
     vary = require_mapping(raw.get("vary", {}), "vary")
     variants: dict[str, Any] = require_mapping(vary.get("variant") or {}, "vary.variant")
     axes: dict[str, Any] = {}
     patch: dict[str, Any] = {}
+    free: list[str] = []
     patches: dict[str, dict[str, Any]] = {name: {} for name in variants}
     for setting in settings:
         key, equals, text = (part.strip() for part in setting.partition("="))
@@ -179,7 +187,9 @@ def _apply_settings(raw: dict[str, Any], settings: Sequence[str]) -> dict[str, A
         setting_it = [name for name in variants if overlap(keys, _leaves_of(variants[name], name))]
         for name in setting_it:
             patches[name][key] = value
-        if not setting_it or _holds(raw, key):
+        if not setting_it:
+            free += keys
+        if not setting_it or holds(raw, key):
             patch[key] = value
     merged = merge(raw, nest(patch, "--set"))
     changed = {
@@ -188,18 +198,8 @@ def _apply_settings(raw: dict[str, Any], settings: Sequence[str]) -> dict[str, A
     }
     if variants:
         axes = {"variant": changed} | axes
-    return merged | {"vary": vary | axes} if axes else merged
+    return (merged | {"vary": vary | axes} if axes else merged), tuple(free)
 
 
 def _leaves_of(variant: object, name: str) -> list[str]:
     return leaves(nest(variant, f"vary.variant.{name}")) if isinstance(variant, dict) else []
-
-
-def _holds(raw: Mapping[str, Any], key: str) -> bool:
-    """Whether nested mappings hold a dotted key."""
-    value: Any = raw
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return False
-        value = value[part]
-    return True

@@ -61,6 +61,22 @@ def overlap(first: list[str], second: list[str]) -> tuple[str, str] | None:
     return None
 
 
+def holds(nested: Mapping[str, Any], key: str) -> bool:
+    """Whether nested mappings hold a dotted key."""
+    value: Any = nested
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def pick(nested: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The part of nested mappings that holds one dotted key, which must be there."""
+    part, _, rest = key.partition(".")
+    return {part: pick(nested[part], rest) if rest else nested[part]}
+
+
 def _add(target: dict[str, Any], item: Mapping[str, Any], where: str) -> None:
     for key, value in item.items():
         if key not in target:

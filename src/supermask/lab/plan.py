@@ -11,13 +11,14 @@ from typing import Any, Final
 
 from supermask.core.registry import load_plugin
 from supermask.errors import ConfigError
-from supermask.lab.config import RunConfig, parse_run
+from supermask.lab.config import RunConfig, parse_run, section_keys
 from supermask.lab.files import canonical_json, sha256
 from supermask.lab.load import SECTIONS, Experiment
-from supermask.lab.patch import leaves, merge, nest, overlap
+from supermask.lab.patch import holds, leaves, merge, nest, overlap, pick
 from supermask.lab.reference import source_file
 from supermask.lab.validate import require_mapping, show, suggest
 
+_NAMED_BELOW: Final = ("train.optimizer", "train.schedule")  # sections with a name of their own, within a section
 SPEC_SCHEMA: Final = 1  # raised when the meaning of a spec changes
 
 
@@ -75,21 +76,47 @@ def expand(experiment: Experiment) -> list[RunSpec]:
     variants = _parse_variants(vary.pop("variant", None))
     axes = _parse_axes(vary)
     _refuse_contradictions(variants, axes)
-    specs: list[RunSpec] = []
+    runs: list[tuple[str, dict[str, Any]]] = []
     for variant, patch in variants.items():
         for values in itertools.product(*axes.values()):
             chosen = dict(zip(axes, values, strict=True))
             sections = merge(merge(experiment.base, patch), nest(chosen, "vary"))
-            label = _label(variant, chosen, sections)
-            try:
-                config = parse_run(sections, experiment.folder)
-            except ConfigError as error:
-                if not experiment.vary.keys() - {"seed"}:
-                    raise
-                raise ConfigError(f"{error} (in the run {label!r})") from error
-            specs += _make_specs(experiment, config, label, seeds)
+            runs.append((_label(variant, chosen, sections), sections))
+    _place_lost_keys(experiment, runs)
+    specs: list[RunSpec] = []
+    for label, sections in runs:
+        try:
+            config = parse_run(sections, experiment.folder)
+        except ConfigError as error:
+            if not experiment.vary.keys() - {"seed"}:
+                raise
+            raise ConfigError(f"{error} (in the run {label!r})") from error
+        specs += _make_specs(experiment, config, label, seeds)
     _refuse_duplicates(specs)
     return specs
+
+
+def _place_lost_keys(experiment: Experiment, runs: list[tuple[str, dict[str, Any]]]) -> None:
+    """Find what the base holds and no run does, as all of them name another method (optimizer, ...) there.
+
+    Settings of the command line go to every run whose section knows the key; other keys are mistakes.
+    """
+    merged = [sections for _, sections in runs]
+    lost = [key for key in leaves(experiment.base) if not any(holds(sections, key) for sections in merged)]
+    for key in lost:
+        path = next((path for path in _NAMED_BELOW if key.startswith(f"{path}.")), key.partition(".")[0])
+        field = key.removeprefix(f"{path}.").partition(".")[0]
+        known = [section_keys(sections, path) for sections in merged]
+        fits = [index for index, keys in enumerate(known) if keys is None or field in keys]
+        way = suggest(field, {name for keys in known for name in keys or ()})
+        if key not in experiment.settings:
+            hint = "give it there, or remove it" if fits else way
+            raise ConfigError(f"{key}: reaches no run, as every run takes its {path} from `vary`; {hint}")
+        if not fits:
+            raise ConfigError(f"--set {key}: the {path} of no run has the key {field!r}; {way}")
+        for index in fits:
+            label, sections = runs[index]
+            runs[index] = label, merge(sections, pick(experiment.base, key))
 
 
 def _make_specs(experiment: Experiment, config: RunConfig, label: str, seeds: list[int]) -> list[RunSpec]:

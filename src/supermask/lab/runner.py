@@ -13,7 +13,7 @@ import torch
 
 from supermask import data
 from supermask.core.locking import locked
-from supermask.errors import CheckpointError, RunError
+from supermask.errors import CheckpointError, RunError, SupermaskError
 from supermask.lab.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from supermask.lab.config import DataSection
 from supermask.lab.events import Event, Kind
@@ -83,7 +83,7 @@ class Runner:
                     return
                 self._train(job, emit, stopping)
             except Exception as error:  # noqa: BLE001  (whatever it is, other runs go on)
-                message = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+                message = str(error) if isinstance(error, SupermaskError) else f"{type(error).__name__}: {error}"
                 record_failure(job, message, traceback.format_exc())
                 emit(job.event("failed", message=message))
 

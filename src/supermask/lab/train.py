@@ -16,7 +16,7 @@ from supermask.data import DataSet
 from supermask.errors import DivergedError
 from supermask.lab.config import RunConfig
 from supermask.lab.metrics import MetricsFile
-from supermask.lab.parts import Batch, attach, build_loss, build_model
+from supermask.lab.parts import Batch, attach, build_loss, build_model, check_fit
 from supermask.lab.seeds import augment_seed, batch_order, training_seed
 from supermask.optim import PlateauRule, Scheduler
 
@@ -36,6 +36,9 @@ class Trainer:
         folder: Where references are looked up.
         device: Where to train.
         metrics: Gets one line an epoch.
+
+    Raises:
+        ConfigError: Model, data and loss do not fit together.
 
     Attributes:
         epoch: Epoch at work, counted from 1 through all rounds.
@@ -61,6 +64,7 @@ class Trainer:
         self.batches = -(-len(data.train) // config.train.batch_size)
         self.loss = build_loss(config.train.loss, folder)
         self.model = build_model(config, seed, folder, device)
+        check_fit(config, self.model, data, seed)
         self.sparsifier = attach(config, self.model, seed, _ScoringBatches(self), self.loss)
         self.optimizer: torch.optim.Optimizer
         self.schedule: Scheduler | PlateauRule

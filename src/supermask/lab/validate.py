@@ -69,7 +69,7 @@ def build(cls: type[T], section: object, path: str, *, ready: Mapping[str, objec
         ConfigError: Unknown or missing key, value of the wrong type, or refused by the dataclass itself.
     """
     values = require_mapping(section, path)
-    fields = {field.name: field for field in _file_fields(cls)}
+    fields = {field.name: field for field in file_fields(cls)}
     require_known(values, fields, path)
     hints = _type_hints(cls, path)
     given = values.keys() | (ready or {}).keys()
@@ -107,7 +107,7 @@ def check(hint: Any, value: object, path: str) -> Any:
 def plain(value: Any) -> Any:
     """JSON form of a value: dataclasses become dicts of all the fields that a file can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in _file_fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in file_fields(value)}
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -121,7 +121,7 @@ def non_default(value: Any) -> Any:
         return plain(value)
     return {
         field.name: non_default(getattr(value, field.name))
-        for field in _file_fields(value)
+        for field in file_fields(value)
         if getattr(value, field.name) != _default(field)
     }
 
@@ -173,7 +173,7 @@ def _type_hints(cls: type, path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: the types of {cls.__name__} cannot be read ({error}); {way}") from error
 
 
-def _file_fields(value: Any) -> list[dataclasses.Field[Any]]:
+def file_fields(value: Any) -> list[dataclasses.Field[Any]]:
     """Fields that an experiment file can hold (``metadata={"config": False}`` marks those it cannot)."""
     return [f for f in dataclasses.fields(value) if f.init and f.metadata.get("config", True)]
 

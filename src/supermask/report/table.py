@@ -182,8 +182,23 @@ def _layers(row: Row, name: str) -> Grid:
 
 
 def _failed(failures: Sequence[Failure]) -> Grid:
-    lines = tuple((f["run"], f["label"], str(f["seed"]), _one_line(f["error"])) for f in failures)
+    """One line an error, with the runs that ended in it."""
+    groups: dict[str, list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault(_one_line(failure["error"]), []).append(failure)
+    lines = tuple((*_runs_of(group), error) for error, group in groups.items())
     return Grid(f"Failed runs: {len(failures)}", ("run", "label", "seed", "error"), lines, frozenset({0, 1, 3}))
+
+
+def _runs_of(failures: Sequence[Failure]) -> tuple[str, str, str]:
+    """Run, labels and seeds; the seeds of each label unless all labels have the same."""
+    seeds: dict[str, list[str]] = {}
+    for failure in failures:
+        seeds.setdefault(failure["label"], []).append(str(failure["seed"]))
+    of_each = [", ".join(found) for found in seeds.values()]
+    more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+    together = of_each[:1] if len(set(of_each)) == 1 else of_each
+    return f"{failures[0]['run']}{more}", "; ".join(seeds), "; ".join(together)
 
 
 def _notes(rows: Sequence[Row], spread: str, best: bool, missing: int) -> list[str]:
