@@ -40,6 +40,7 @@ format: $(CHECK)/.installed
 bench: $(CHECK)/.installed
 	$(CHECK)/bin/python benchmarks/step.py
 	$(CHECK)/bin/python benchmarks/epoch.py
+	$(CHECK)/bin/python benchmarks/memory.py
 
 clean:
 	rm -rf .venvs .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

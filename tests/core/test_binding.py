@@ -198,7 +198,7 @@ def test_an_optimizer_built_before_attach_is_refused() -> None:
     s = RandomMask().attach(model)
     with pytest.raises(
         BindError,
-        match=r"the optimizer lacks 0.weight, 2.weight: one optimizer must hold every trainable tensor, and be built after attach",
+        match=r"the optimizer lacks 0.weight, 2.weight: one optimizer must hold every trainable tensor, and be built after",
     ):
         s.bind(stale, total_steps=1)
 

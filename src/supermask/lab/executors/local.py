@@ -4,7 +4,7 @@ A worker imports torch with its environment already set:
 
 * a thread count, and a passive OpenMP wait policy: threads that spin slow their neighbours down many times over;
 * glibc keeps the memory that one training step frees for the next one, instead of giving it back to the system and
-  taking it page by page again: a third of the CPU time of a Conv2 step (``docs/performance.md``).
+  taking it page by page again: two fifths of the CPU time of a Conv2 step (``docs/performance.md``).
 """
 
 from __future__ import annotations
