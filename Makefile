@@ -3,7 +3,7 @@ PYTHON ?= python3
 QUICKSTART := .venvs/quickstart
 CHECK := .venvs/check
 
-# Spinning OpenMP threads slow two-thread torch down thirty-fold as soon as another process wants a core.
+# Spinning OpenMP threads slow two-thread torch down many times over as soon as another process wants a core.
 export OMP_WAIT_POLICY := passive
 
 .PHONY: help quickstart check check-fast format bench clean

@@ -73,7 +73,7 @@ def _select(flat: Tensor, k: int) -> Tensor:
 def kth_largest(scores: Tensor, k: int) -> Tensor:
     """The k-th largest entry (k = 1 is the maximum), as a 0-dim tensor of the same dtype and device.
 
-    On the CPU numpy's introselect is used: three to five times faster than ``torch.kthvalue`` on large tensors.
+    On the CPU numpy's introselect is used, which is faster than ``torch.kthvalue`` on large tensors.
     """
     flat = scores.detach().reshape(-1)
     position = flat.numel() - k
