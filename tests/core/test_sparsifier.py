@@ -448,6 +448,7 @@ def test_functional_call() -> None:
 # ---------------------------------------------------------------------- tied weights
 
 
+@pytest.mark.filterwarnings("ignore:magnitude promises density:UserWarning")  # it is not trained here
 @pytest.mark.parametrize("method", [Dense(), RandomMask(density=0.4), SignedSupermask(), Magnitude(density=0.3)])
 def test_tied_weights_are_one_target(method: Method) -> None:
     model = ZOO["tied"].build()
@@ -833,3 +834,19 @@ def test_initial_weights_as_nested_lists() -> None:
     SignedSupermask().attach(model, weights={"0.weight": [[0.5, -0.5]]})
     with pytest.raises(MaskError, match=r"the weights of 0\.weight are not an array"):
         SignedSupermask().attach(nn.Sequential(nn.Linear(2, 1)), weights={"0.weight": "x"})  # type: ignore[dict-item]
+
+
+def test_finalizing_before_a_promised_density_is_reached_warns() -> None:
+    method = Magnitude(density=0.5, every=1)
+    with pytest.warns(UserWarning, match=r"promises density 0\.5, but 100\.00 % .* remain: no optimizer was bound"):
+        method.attach(mlp()).finalize()
+    model = mlp()
+    s = method.attach(model)
+    optimizer = sgd(s, total_steps=8)
+    train(model, optimizer, 2)
+    with pytest.warns(UserWarning, match="step 2 of 8 is done"):
+        s.finalize()
+    model = mlp()
+    s = method.attach(model)
+    train(model, sgd(s, total_steps=8), 8)
+    s.finalize()  # silent

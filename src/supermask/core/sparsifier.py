@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
@@ -20,6 +21,7 @@ from supermask.core.parametrizations import Masked, Scored
 from supermask.core.summary import describe
 from supermask.core.targets import Target, parametrization_list
 from supermask.errors import AttachError, BindError, HyperparameterError, StateError
+from supermask.tensors.topk import keep_count
 
 if TYPE_CHECKING:
     from supermask.core.method import LossFn, Method
@@ -409,12 +411,14 @@ class Sparsifier:
     def finalize(self) -> Masks:
         """Bake the effective weights and take everything off: the model is a plain module with exact zeros.
 
-        State-dict keys, parameter order, ties and ``requires_grad`` are as before ``attach``. In place; once.
+        State-dict keys, parameter order, ties and ``requires_grad`` are as before ``attach``. In place; once. Warns when the
+        method promises a density that is not reached: no optimizer was bound, or its schedule is not at its end.
 
         Returns:
             The masks, as :meth:`masks` gives them.
         """
         masks = self.masks()
+        self._warn_of_another_density(masks)
         parameters: list[nn.Parameter] = []
         with torch.no_grad(), self.sparse():
             for target in self.targets:
@@ -426,6 +430,19 @@ class Sparsifier:
         self._take_off(parameters)
         self._finalized = True
         return masks
+
+    def _warn_of_another_density(self, masks: Masks) -> None:
+        density = getattr(self.method, "density", None)
+        if density is None or masks.remaining() == keep_count(density, masks.total()):
+            return
+        bound = (
+            "no optimizer was bound" if self.total_steps is None else f"step {self.step} of {self.total_steps} is done"
+        )
+        warnings.warn(
+            f"{self.method.name} promises density {density}, but {100 * masks.density():.2f} % of the weights remain: {bound}, "
+            "and its schedule acts during training; bind() the optimizer and train to the end",
+            stacklevel=3,
+        )
 
     def _take_off(self, parameters: list[nn.Parameter]) -> None:
         """Put one parameter per target where the parametrizations were, and everything else as it was."""

@@ -55,7 +55,9 @@ class SignedSupermask(Method):
         signed: False never inverts: the binary mask of the ablation.
         batchnorm: ``frozen`` (default, the paper's masked networks): inference mode, initial statistics, untrained;
             ``trained``: as in the paper's "BN" variants.
-        weights: Initialiser of W. Default ELUS signed constant with gain sqrt(6), that is c = sqrt(6 / fan_in).
+        weights: Initialiser of W. Default ELUS signed constant with gain sqrt(6), that is c = sqrt(6 / fan_in), which
+            reproduces the FCN. In deeper networks it can make the first losses explode (it did on Conv2); gain sqrt(3), the
+            paper's other constant, trained there: ``Initializer(distribution="signed-constant", rule="elus")``.
         scores: Initialiser of M. Default Xavier uniform.
 
     Raises:
