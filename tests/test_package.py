@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import io
 import subprocess
 import sys
@@ -92,12 +93,91 @@ def test_methods_do_not_import_each_other() -> None:
             assert not [name for name in _imports(path) if name.startswith("methods")], path.name
 
 
+EXTRAS = ["pydantic", "yaml", "typer", "rich", "safetensors", "sklearn", "PIL"]
+
+
+def _loaded(code: str, modules: list[str]) -> list[str]:
+    """Which of the modules a fresh process has loaded after the code; what it prints to stdout is not looked at."""
+    code += f"\nimport sys; sys.stderr.write(repr([m for m in {modules!r} if m in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = ast.literal_eval(done.stderr.splitlines()[-1])
+    assert isinstance(found, list)
+    return found
+
+
 def test_lean_import() -> None:
-    """``import supermask`` loads torch and numpy and none of the extras."""
-    extras = ["pydantic", "yaml", "typer", "rich", "safetensors", "sklearn", "PIL"]
-    code = f"import sys, supermask; print([m for m in {extras!r} if m in sys.modules], 'torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split("]") == ["[", " True\n"]
+    """``import supermask`` loads neither torch nor an extra, and a name of it loads what it needs."""
+    heavy = ["torch", "numpy", *EXTRAS]
+    assert _loaded("import supermask; supermask.SupermaskError; dir(supermask)", heavy) == []
+    assert _loaded("from supermask import SignedSupermask", heavy) == ["torch", "numpy"]
+
+
+def test_public_names_are_found_late() -> None:
+    assert set(supermask.__all__) <= set(dir(supermask))
+    for name, home in supermask._HOMES.items():
+        assert getattr(supermask, name) is getattr(importlib.import_module(f"supermask.{home}"), name)
+    with pytest.raises(AttributeError, match="module 'supermask' has no attribute 'SignedSupermsk'"):
+        supermask.SignedSupermsk  # noqa: B018
+
+
+def test_the_late_names_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        seen |= {alias.name: (node.module or "").removeprefix("supermask.") for alias in node.names}
+    assert seen == supermask._HOMES
+    assert set(seen) | {"SupermaskError", "__version__"} == set(supermask.__all__)
+
+
+def _command(*arguments: str) -> str:
+    start = f"import sys; sys.argv = {['supermask', *arguments]!r}\nfrom supermask.cli import main\n"
+    return start + "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code"
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_loads_nothing_heavy(option: str) -> None:
+    assert _loaded(_command(option), ["torch", "numpy", "pydantic", "yaml", "sklearn"]) == []
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "report", "methods", "models", "data", "check", "init", "doctor"])
+def test_help_of_a_verb_loads_little(verb: str) -> None:
+    assert (
+        _loaded(_command(verb, "--help"), ["torch", "numpy", "yaml", "sklearn"]) == []
+    )  # pydantic is typer's own wish
+
+
+def test_a_report_of_folders_loads_no_torch(tmp_path: Path) -> None:
+    assert _loaded(_command("report", str(tmp_path)), ["torch", "sklearn"]) == []
+
+
+def test_methods_are_known_without_importing_them() -> None:
+    code = "from supermask.core.registry import methods; assert 'signed-supermask' in methods()"
+    assert _loaded(code, ["supermask.methods"]) == ["supermask.methods"]
+
+
+def test_the_name_of_a_built_in_method_is_taken() -> None:
+    code = """
+from dataclasses import dataclass
+from typing import ClassVar
+from supermask import Method, register
+from supermask.errors import ConfigError
+
+@dataclass(frozen=True, kw_only=True)
+class Dense(Method):
+    "Another one."
+    name: ClassVar[str] = "dense"
+    def setup(self, s): pass
+
+try:
+    register(Dense)
+except ConfigError as error:
+    assert "the method name 'dense' is taken by supermask.methods.dense.Dense" in str(error)
+else:
+    raise SystemExit("not refused")
+"""
+    assert _loaded(code, ["supermask.methods"]) == ["supermask.methods"]
 
 
 def test_reports_need_no_torch() -> None:

@@ -29,7 +29,7 @@ def _blocks(page: Path, language: str) -> list[str]:
 @pytest.fixture
 def known_methods() -> Iterator[None]:
     """Forget what a page registers."""
-    before = dict(registry._METHODS)
+    before = registry.methods()
     yield
     registry._METHODS.clear()
     registry._METHODS.update(before)

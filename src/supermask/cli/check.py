@@ -44,7 +44,6 @@ def check(what: What, as_json: AsJson = False) -> None:
 
 
 def _find(what: str) -> list[type[Method]]:
-    import supermask.methods  # noqa: F401  (registers the built-in ones)
     from supermask.core.registry import load_plugin, method_class
 
     return load_plugin(what) if what.endswith(".py") or Path(what).is_file() else [method_class(what)]

@@ -18,7 +18,6 @@ Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Show this meth
 
 def methods(name: Name = None, as_json: AsJson = False) -> None:
     """List the methods, or show one: its equations, its source, and the default of every field."""
-    import supermask.methods  # noqa: F401  (registers the built-in ones)
     from supermask.cli.output import print_grids, print_json, print_text, terminal_width
     from supermask.cli.prose import fill_docstring
     from supermask.core.registry import method_class

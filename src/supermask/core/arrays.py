@@ -5,6 +5,7 @@ Neither format can carry code: safetensors holds plain bytes, and npz files are 
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -51,12 +52,21 @@ def atomic_write(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's list of names to the disk, where the file system can do that (some network ones refuse)."""
+    if os.name != "posix":
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(folder)
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, ArrayLike], metadata: Mapping[str, str] | None = None) -> None:

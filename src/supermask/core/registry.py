@@ -16,6 +16,7 @@ from supermask.core.method import Method
 from supermask.errors import ConfigError
 
 _METHODS: dict[str, type[Method]] = {}
+_BUILT_IN = "supermask.methods"  # the package whose modules register the built-in ones when it is imported
 _ENTRY_POINTS = "supermask.methods"
 
 
@@ -33,6 +34,7 @@ def register(cls: M) -> M:
         raise ConfigError(f"{cls.__name__}.name must be a kebab-case string such as 'my-method', got {name!r}")
     if inspect.isabstract(cls) or not cls.__doc__:
         raise ConfigError(f"{cls.__name__} must implement setup() and have a docstring")
+    importlib.import_module(_BUILT_IN)  # so that it is the newcomer who is refused a name
     known = _METHODS.get(name)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ConfigError(f"the method name {name!r} is taken by {known.__module__}.{known.__qualname__}")
@@ -41,7 +43,8 @@ def register(cls: M) -> M:
 
 
 def methods() -> dict[str, type[Method]]:
-    """Every known method by name, sorted; loads the entry points of installed packages first."""
+    """Every known method by name, sorted; loads the built-in ones and the entry points of installed packages first."""
+    importlib.import_module(_BUILT_IN)
     for entry in importlib.metadata.entry_points(group=_ENTRY_POINTS):
         if entry.name not in _METHODS:
             entry.load()

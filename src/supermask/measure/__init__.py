@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from supermask.measure.macs import macs
 from supermask.measure.size import compression_rate, sizes
 
-__all__ = ["compression_rate", "sizes"]
+__all__ = ["compression_rate", "macs", "sizes"]

@@ -16,11 +16,13 @@ from supermask.optim.schedules import (
     Constant,
     Cosine,
     Exponential,
+    OneCycle,
     Plateau,
     PlateauRule,
     Schedule,
     Scheduler,
     Step,
+    WarmUp,
 )
 from supermask.optim.sgdw import SGDW
 
@@ -33,6 +35,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Exponential",
+    "OneCycle",
     "OptimizerConfig",
     "Plateau",
     "PlateauRule",
@@ -41,5 +44,6 @@ __all__ = [
     "Schedule",
     "Scheduler",
     "Step",
+    "WarmUp",
     "build_optimizer",
 ]

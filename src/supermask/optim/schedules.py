@@ -11,7 +11,7 @@ import abc
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from torch.optim import Optimizer
 
@@ -104,19 +104,95 @@ class Cosine(Schedule):
 
     def complete(self, total_steps: int | None) -> Cosine:
         """With ``steps`` set to ``total_steps`` unless it is set already."""
-        if self.steps is not None:
-            return self
-        if total_steps is None:
-            raise HyperparameterError("steps of the cosine is not known; give Cosine(steps=n) or total_steps=n")
-        return Cosine(total_steps)
+        return self if self.steps is not None else Cosine(_known_length(self, total_steps))
 
     def factor(self, step: int) -> float:
         """Half a cosine from 1 to 0."""
-        if self.steps is None:
-            raise HyperparameterError("steps of the cosine is not known; give Cosine(steps=n) or total_steps=n")
-        if step >= self.steps:
+        steps = _known_length(self, self.steps)
+        if step >= steps:
             return 0.0
-        return 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
+        return 0.5 * (1.0 + math.cos(math.pi * step / steps))
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """Up from ``start`` to 1 and down to ``end``, all in one cycle; the optimizer's own learning rate is the peak.
+
+    With n steps, the rise ends at step rise * n - 1 and the fall at n - 1, the last step; after it the factor stays
+    ``end``. With ``three_phases`` the fall is as long as the rise and goes back to ``start``, and what is left of the
+    steps goes from there to ``end``. Between two values a and b a phase goes, at its share p in [0, 1]::
+
+        cosine:  b + (a - b) * (1 + cos(pi * p)) / 2            linear:  a + (b - a) * p
+
+    **Source:** Leslie N. Smith, "A disciplined approach to neural network hyper-parameters: Part 1", 2018,
+    arXiv:1803.09820.
+
+    **Differs:** the learning rate follows ``torch.optim.lr_scheduler.OneCycleLR`` with pct_start = ``rise``,
+    div_factor = 1 / ``start`` and final_div_factor = ``start`` / ``end``, and the defaults are its own; the momentum is
+    not cycled.
+
+    Args:
+        steps: Optimizer steps of the cycle; None: all steps of the training, filled in when bound.
+        rise: Share of the steps until the peak, in (0, 1); at most 0.5 with ``three_phases``.
+        start: Factor of the first step, in (0, 1].
+        end: Factor of the last step, in [0, 1].
+        anneal: ``cosine`` or ``linear``.
+        three_phases: The form of the paper, with ``anneal="linear"``.
+
+    Raises:
+        HyperparameterError: A value is out of range, or ``steps`` is needed and not known.
+    """
+
+    name: ClassVar[str] = "one-cycle"
+
+    steps: int | None = None
+    rise: float = 0.3
+    start: float = 0.04
+    end: float = 4e-6
+    anneal: Literal["cosine", "linear"] = "cosine"
+    three_phases: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            _checks.whole("steps", self.steps, least=1, hint="a number of optimizer steps >= 1, or None")
+        _checks.flag("three_phases", self.three_phases)
+        _checks.real("rise", self.rise, above=0.0, below=1.0, hint="in (0, 1) (0.3 is usual)")
+        if self.three_phases and self.rise > 0.5:
+            raise HyperparameterError(
+                f"rise must be at most 0.5 with three_phases, got {self.rise}: the fall is as long"
+            )
+        _checks.real("start", self.start, above=0.0, hint="in (0, 1] (0.04 is usual); it multiplies the peak")
+        _checks.real("end", self.end, least=0.0, hint="in [0, 1] (4e-6 is usual); it multiplies the peak")
+        for field in ("start", "end"):
+            if getattr(self, field) > 1.0:
+                raise HyperparameterError(
+                    f"{field} must be at most 1, got {getattr(self, field)}; it multiplies the peak"
+                )
+        if self.anneal not in ("cosine", "linear"):
+            raise HyperparameterError(f"anneal must be 'cosine' or 'linear', got {self.anneal!r}")
+
+    def complete(self, total_steps: int | None) -> OneCycle:
+        """With ``steps`` set to ``total_steps`` unless it is set already."""
+        return self if self.steps is not None else dataclasses.replace(self, steps=_known_length(self, total_steps))
+
+    def factor(self, step: int) -> float:
+        """From ``start`` to 1 and down to ``end``."""
+        steps = _known_length(self, self.steps)
+        phases = [(self.rise * steps - 1, self.start, 1.0)]
+        if self.three_phases:
+            phases += [(2 * self.rise * steps - 2, 1.0, self.start), (steps - 1, self.start, self.end)]
+        else:
+            phases += [(steps - 1, 1.0, self.end)]
+        begin = 0.0
+        for last, low, high in phases:
+            if step <= last:
+                share = (step - begin) / (last - begin) if last > begin else 1.0
+                return self._between(low, high, share)
+            begin = last
+        return float(self.end)
+
+    def _between(self, a: float, b: float, share: float) -> float:
+        return a + (b - a) * share if self.anneal == "linear" else b + (a - b) * (1.0 + math.cos(math.pi * share)) / 2.0
 
 
 @dataclass(frozen=True)
@@ -149,6 +225,60 @@ class Step(Schedule):
     def factor(self, step: int) -> float:
         """``rate`` once for each milestone that ``step`` has reached."""
         return float(self.rate ** sum(step >= milestone for milestone in self.milestones))
+
+
+@dataclass(frozen=True)
+class WarmUp(Schedule):
+    """Up from ``start`` to 1 on a straight line, then another schedule from its own step 0.
+
+    factor = start + (1 - start) * step / steps before step ``steps``, and then.factor(step - steps) from there on. With
+    ``start=0`` the first step therefore moves nothing.
+
+    Args:
+        steps: Optimizer steps of the warm-up, >= 1.
+        then: What follows; the steps that are left are all of the training for it.
+        start: Factor of the first step, in [0, 1].
+
+    Raises:
+        HyperparameterError: A value is out of range, ``then`` is no schedule of the steps, or the training has no step
+            left after the warm-up.
+    """
+
+    name: ClassVar[str] = "warm-up"
+
+    steps: int
+    then: Schedule
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        _checks.whole("steps", self.steps, least=1, hint="a number of optimizer steps >= 1")
+        then: object = self.then
+        if isinstance(then, Plateau):
+            raise HyperparameterError(
+                "then must be a schedule of the steps, got the plateau rule, which judges epochs; use another schedule "
+                "after the warm-up, or the plateau rule without one (its `start` is the first epoch it judges)"
+            )
+        if not isinstance(then, Schedule):
+            raise HyperparameterError(f"then must be a schedule such as Cosine(), got {then!r}")
+        _checks.real("start", self.start, least=0.0, hint="in [0, 1] (0 is usual)")
+        if self.start > 1.0:
+            raise HyperparameterError(f"start must be in [0, 1], got {self.start}; a warm-up goes up to 1")
+
+    def complete(self, total_steps: int | None) -> WarmUp:
+        """With what ``then`` lacks filled in from the steps that are left."""
+        left = None if total_steps is None else total_steps - self.steps
+        if left is not None and left < 1:
+            raise HyperparameterError(
+                f"steps of the warm-up must be below those of the training, got {self.steps} of {total_steps}; shorten the "
+                "warm-up or train longer"
+            )
+        return dataclasses.replace(self, then=self.then.complete(left))
+
+    def factor(self, step: int) -> float:
+        """The straight line, then ``then``."""
+        if step >= self.steps:
+            return self.then.factor(step - self.steps)
+        return self.start + (1.0 - self.start) * step / self.steps
 
 
 @dataclass(frozen=True)
@@ -393,13 +523,24 @@ class PlateauRule:
 
 
 SCHEDULES: Final[dict[str, type[Schedule] | type[Plateau]]] = {
-    schedule.name: schedule for schedule in (Constant, Exponential, Cosine, Step, Plateau)
+    schedule.name: schedule for schedule in (Constant, Exponential, Cosine, Step, OneCycle, WarmUp, Plateau)
 }
 
 
 def _describe(schedule: Schedule | Plateau) -> dict[str, Any]:
-    fields = dataclasses.asdict(schedule).items()
-    return {"name": schedule.name} | {key: list(value) if isinstance(value, tuple) else value for key, value in fields}
+    described: dict[str, Any] = {"name": schedule.name}
+    for field in dataclasses.fields(schedule):
+        value = getattr(schedule, field.name)
+        value = _describe(value) if isinstance(value, Schedule) else value
+        described[field.name] = list(value) if isinstance(value, tuple) else value
+    return described
+
+
+def _known_length(schedule: Schedule, steps: int | None) -> int:
+    if steps is None:
+        name = type(schedule).__name__
+        raise HyperparameterError(f"steps of {name} is not known; give {name}(steps=n) or total_steps=n")
+    return steps
 
 
 def _require_same(saved: dict[str, Any], here: dict[str, Any]) -> None:

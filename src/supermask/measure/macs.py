@@ -1,0 +1,125 @@
+"""Multiply-accumulates of a plain model, all of them and those of the weights that remain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrize import is_parametrized
+
+from supermask.errors import MaskError
+
+CONVENTION: Final = (
+    "multiply-accumulates of the weights of convolutions and linear layers for a batch of one; zero padding counts, "
+    "biases, normalisation, activations and pooling do not"
+)
+_FORWARD: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_COUNTED: Final = (nn.Linear, *_FORWARD, *_TRANSPOSED)
+_FREE: Final = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)  # no weight of theirs meets a sum
+_FAILURES: Final = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError)
+
+
+def macs(model: nn.Module, input_shape: Sequence[int], masks: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Count while the model sees one example of zeros, in evaluation mode; it is left as it was.
+
+    In a layer every weight is used equally often: a linear layer's once for each vector, a convolution's once for each
+    position of the output, a transposed convolution's once for each position of the input. So a layer counts
+    weights * positions, and what remains of it counts alike. A layer that is called twice counts twice; a layer
+    without a mask remains whole.
+
+    Args:
+        model: A plain (finalized) module.
+        input_shape: Shape of one example, without the batch.
+        masks: Name -> bool tensor, True = remaining. Masks of biases and of normalisation change nothing here.
+
+    Returns:
+        ``dense`` and ``remaining`` (ints), and ``convention``, one sentence. Both counts are None where they cannot be
+        told, and the sentence says why: weights that no called convolution or linear layer uses (recurrent layers,
+        attention, a module's own tensors), or a model that takes no batch of one.
+
+    Raises:
+        MaskError: The model is not plain, or a mask does not fit it.
+    """
+    if any(is_parametrized(module) for module in model.modules()):
+        raise MaskError("multiply-accumulates are counted on a plain model; call finalize() first")
+    remaining_of = _remaining_weights(model, masks)
+    positions: dict[nn.Module, int] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        positions[module] = positions.get(module, 0) + _positions(module, inputs[0], output)
+
+    handles = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, _COUNTED)]
+    try:
+        failure = _show_one_example(model, input_shape)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if failure is not None:
+        return _unknown(f"the model takes no batch of one ({failure})")
+    if other := _used_otherwise(model, positions):
+        return _unknown(f"no convolution or linear layer that is called uses {other}")
+    dense = remaining = 0
+    for module, times in positions.items():
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        dense += weight.numel() * times
+        remaining += remaining_of.get(id(weight), weight.numel()) * times
+    return {"dense": dense, "remaining": remaining, "convention": CONVENTION}
+
+
+def _unknown(why: str) -> dict[str, Any]:
+    return {"dense": None, "remaining": None, "convention": f"{CONVENTION}; not counted here: {why}"}
+
+
+def _remaining_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[int, int]:
+    """Identity of a parameter -> how many of its weights remain."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    remaining = {}
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise MaskError(f"there is a mask of {name}, but the model has no such parameter; is it the same model?")
+        if mask.dtype != torch.bool or mask.shape != parameters[name].shape:
+            raise MaskError(
+                f"the mask of {name} must be bool of shape {tuple(parameters[name].shape)}, got {mask.dtype} of shape "
+                f"{tuple(mask.shape)}"
+            )
+        remaining[id(parameters[name])] = int(mask.count_nonzero())
+    return remaining
+
+
+def _positions(module: nn.Module, x: Tensor, output: Tensor) -> int:
+    """How often each weight is used in one call."""
+    if isinstance(module, nn.Linear):
+        return x.numel() // module.in_features
+    if isinstance(module, _TRANSPOSED):
+        return x.numel() // module.in_channels
+    assert isinstance(module, _FORWARD)
+    return output.numel() // module.out_channels
+
+
+def _show_one_example(model: nn.Module, input_shape: Sequence[int]) -> str | None:
+    """Run the model on zeros, without a trace in its modes or in torch's generators; why it failed, if it did."""
+    first = next(model.parameters(), torch.empty(0))
+    x = torch.zeros(1, *input_shape, dtype=first.dtype, device=first.device)
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
+            model(x)
+    except _FAILURES as error:
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    return None
+
+
+def _used_otherwise(model: nn.Module, positions: Mapping[nn.Module, int]) -> str:
+    """Names of the weights (parameters of two or more dimensions) that the hooks did not see at work."""
+    seen = {id(module.weight) for module in positions}
+    seen |= {id(p) for m in model.modules() if isinstance(m, _FREE) for p in m.parameters(recurse=False)}
+    return ", ".join(name for name, p in model.named_parameters() if p.dim() > 1 and id(p) not in seen)
