@@ -14,6 +14,7 @@ import torch
 
 from supermask.data import DATASETS, DataSet, catalog, load, locate, status
 from supermask.data.dataset import RawData, content_checksum
+from supermask.data.split import hold_out
 from supermask.errors import ConfigError, DamagedDataError, DataError, MissingDataError
 
 from . import writers
@@ -371,3 +372,22 @@ def test_loading_draws_nothing_from_the_global_generators(fashion: writers.Small
     assert torch.equal(torch.random.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # type: ignore[index]
     assert torch.equal(first.train.x, load("fashion-mnist", root=tmp_path).train.x)
+
+
+def test_validation_images_are_those_of_the_training_split() -> None:
+    whole, part = load("digits", normalize="dataset"), load("digits", normalize="dataset", validation=400)
+    left, chosen = (torch.from_numpy(index) for index in hold_out(1437, 400))
+    assert whole.validation is None
+    assert part.validation is not None
+    assert torch.equal(part.train.x, whole.train.x[left])
+    assert torch.equal(part.train.y, whole.train.y[left])
+    assert torch.equal(part.validation.x, whole.train.x[chosen])
+    assert torch.equal(part.validation.y, whole.train.y[chosen])
+    assert torch.equal(part.test.x, whole.test.x)
+    assert part.checksum == whole.checksum
+    assert part.normalization == whole.normalization
+
+
+def test_a_negative_number_of_validation_images() -> None:
+    with pytest.raises(ConfigError, match=r"data\.validation must be a number of training images >= 0, got -1"):
+        load("digits", validation=-1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from supermask.data import load
+from supermask.data.split import unstratified
 from supermask.errors import ConfigError, DamagedDataError, DataError, MissingDataError
 
 RNG = np.random.default_rng(0)
@@ -73,7 +74,17 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"images": GREY[0], "labels": LABELS}, {}, "images have the shape (6, 5); they must be NHW, NHWC or NCHW"),
     ({"images": GREY[:0], "labels": LABELS[:0]}, {}, "images have the shape (0, 6, 5)"),
     ({"images": GREY, "labels": LABELS[:-1]}, {}, "labels are int64 of shape (19,); they must be integers of shape (20,)"),
-    ({"images": GREY, "labels": LABELS * 1.0}, {}, "(labels): labels are float64 of shape (20,)"),
+    ({"images": GREY, "labels": LABELS * 1j}, {}, "(labels): labels are complex128 of shape (20,)"),
+    ({"images": GREY, "labels": LABELS[:, None, None] * 1.0}, {}, "labels are float64 of shape (20, 1, 1); they must be"),
+    ({"images": GREY, "labels": LABELS[:-1] * 1.0}, {}, "or, to predict numbers, floating point of shape (20,) or (20, K)"),
+    ({"images": GREY, "labels": np.where(LABELS == 0, np.nan, 1.0)}, {}, "the label of image 0 holds NaN, infinity, or a"),
+    ({"images": GREY, "labels": LABELS * 1e300}, {}, "the label of image 1 holds NaN, infinity, or a number beyond float32"),
+    ({"images": GREY, "labels": LABELS * 1.0, "classes": np.array(["a", "b"])}, {}, "the labels are numbers to predict"),
+    (
+        {"train_images": GREY, "train_labels": LABELS, "test_images": GREY, "test_labels": LABELS * 1.0},
+        {},
+        "train_labels are classes but 1 numbers an image in test_labels; both must agree",
+    ),
     ({"images": GREY, "labels": LABELS[:, None]}, {}, "(labels): labels are int64 of shape (20, 1)"),
     ({"images": GREY, "labels": LABELS - 1}, {}, "label -1 of image 0 is out of range; labels must be 0 to 2"),
     ({"images": GREY, "labels": LABELS * 2}, {}, "class 1 has no training image; labels must number the classes 0 to K-1"),
@@ -164,3 +175,21 @@ def test_objects_are_refused_without_unpickling(tmp_path: Path) -> None:
     file = save(tmp_path, images=np.array([{"a": 1}], dtype=object), labels=LABELS)
     with pytest.raises(DamagedDataError, match=r"Write it by numpy.savez or savez_compressed, without objects"):
         load("npz", file=file)
+
+
+def test_numbers_to_predict(tmp_path: Path) -> None:
+    wanted = np.linspace(-1, 1, 40).reshape(20, 2)
+    file = save(tmp_path, images=GREY, labels=wanted)
+    data = load("npz", file=file, test_fraction=0.25)
+    train, test = unstratified(20, 5)
+    assert torch.equal(data.train.y, torch.from_numpy(wanted[train].astype(np.float32)))
+    assert torch.equal(data.test.y, torch.from_numpy(wanted[test].astype(np.float32)))
+    assert data.classes == ()
+    assert load("npz", file=file, dtype=torch.float64).train.y.dtype == torch.float64
+    other = load("npz", file=save(tmp_path, images=GREY, labels=wanted + 1), test_fraction=0.25)
+    assert other.checksum != data.checksum
+
+
+def test_one_number_to_predict_is_a_column(tmp_path: Path) -> None:
+    file = save(tmp_path, train_images=GREY, train_labels=LABELS / 2, test_images=GREY, test_labels=LABELS / 3)
+    assert load("npz", file=file).train.y.shape == (20, 1)

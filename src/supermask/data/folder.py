@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from supermask.data.dataset import Labels, Pixels, RawData
+from supermask.data.dataset import Pixels, RawData, Targets
 from supermask.data.own import assemble, check_split_options
 from supermask.errors import ConfigError, DamagedDataError, DataError, MissingDataError, MissingExtraError
 
@@ -78,7 +78,7 @@ def read_folder(
     images = _load([file for part in files for file, _ in part], target, channels)
     labels = np.array([label for part in files for _, label in part], np.int64)
     count = len(files[0])
-    pairs: list[tuple[Pixels, Labels]] = [(images[:count], labels[:count])]
+    pairs: list[tuple[Pixels, Targets]] = [(images[:count], labels[:count])]
     if len(parts) == 2:
         pairs.append((images[count:], labels[count:]))
     return assemble(str(root), pairs, names, test_fraction, split_seed)

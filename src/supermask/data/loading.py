@@ -14,6 +14,7 @@ from supermask.data.catalog import DATASETS, DataInfo
 from supermask.data.dataset import DataSet, RawData, Split, content_checksum
 from supermask.data.download import Progress, get
 from supermask.data.locate import find, how_to_get
+from supermask.data.split import hold_out
 from supermask.errors import ConfigError, DamagedDataError, MissingDataError
 
 
@@ -26,6 +27,7 @@ def load(
     download: bool = False,
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
+    validation: int = 0,
     **options: Any,
 ) -> DataSet:
     """Load a data set into the memory of a device.
@@ -40,6 +42,8 @@ def load(
         download: Whether to download what is not found.
         dtype: Floating-point type of the images.
         progress: Passed on to :func:`supermask.data.download.get`.
+        validation: How many training images to hold out, see :func:`supermask.data.split.hold_out`. The channel
+            statistics of ``dataset`` are those of all training images, so that an image stays the same.
         **options: Of own data sets: see :func:`supermask.data.own.read_npz` and
             :func:`supermask.data.folder.read_folder`.
 
@@ -47,7 +51,8 @@ def load(
         The data set; its images are the same bits on every device.
 
     Raises:
-        ConfigError: Unknown name, option or normalisation, with the closest known ones.
+        ConfigError: Unknown name, option or normalisation, with the closest known ones; or ``validation`` is negative
+            or leaves no training image.
         MissingDataError: Files are missing; the message says what to put where.
         DamagedDataError: A file is there but not what it should be.
         DataError: A file cannot be read.
@@ -57,6 +62,8 @@ def load(
     if info is None:
         raise ConfigError(f"unknown data set {name!r}{_closest(name, DATASETS)}; known are {', '.join(DATASETS)}")
     _check_options(info, normalize, dtype, options)
+    if validation < 0:
+        raise ConfigError(f"data.validation must be a number of training images >= 0, got {validation}")
     raw = _read(info, root, download, progress, options)
     checksum = content_checksum(raw)
     if info.checksum is not None and checksum != info.checksum:
@@ -64,7 +71,7 @@ def load(
             f"{name}: the content has the checksum {checksum}, expected {info.checksum}; its package or files were "
             "changed: install or copy them anew"
         )
-    return _finish(name, raw, checksum, torch.device(device), normalize, dtype)
+    return _finish(name, raw, checksum, torch.device(device), normalize, dtype, validation)
 
 
 def _check_options(info: DataInfo, kind: str, dtype: torch.dtype, options: Mapping[str, Any]) -> None:
@@ -112,13 +119,23 @@ def _read(
     return files.read(info, found)
 
 
-def _finish(name: str, raw: RawData, checksum: str, device: torch.device, kind: str, dtype: torch.dtype) -> DataSet:
+def _finish(
+    name: str, raw: RawData, checksum: str, device: torch.device, kind: str, dtype: torch.dtype, validation: int
+) -> DataSet:
     train, test, description = normalize.normalize(raw, kind, dtype)
+    y, test_y = (torch.from_numpy(labels) for labels in (raw.train_labels, raw.test_labels))
+    if y.is_floating_point():
+        y, test_y = y.to(dtype), test_y.to(dtype)
+    whole, held_out = Split(train, y), None
+    if validation:
+        left, chosen = (torch.from_numpy(part) for part in hold_out(len(whole), validation))
+        whole, held_out = Split(whole.x[left], whole.y[left]), Split(whole.x[chosen], whole.y[chosen])
     return DataSet(
         name=name,
-        train=Split(train.to(device), torch.from_numpy(raw.train_labels).to(device)),
-        test=Split(test.to(device), torch.from_numpy(raw.test_labels).to(device)),
+        train=whole.to(device),
+        test=Split(test, test_y).to(device),
         classes=raw.classes,
         checksum=checksum,
         normalization=description,
+        validation=None if held_out is None else held_out.to(device),
     )

@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from supermask.data.dataset import Labels, Pixels, RawData
+from supermask.data.dataset import Labels, Pixels, RawData, Targets
 from supermask.data.idx import check_labels
-from supermask.data.split import stratified
+from supermask.data.split import stratified, unstratified
 from supermask.errors import ConfigError, DamagedDataError, DataError, MissingDataError
 
 LAYOUTS: Final = ("auto", "NHW", "NHWC", "NCHW")
@@ -36,7 +36,8 @@ def read_npz(
     ``classes``: the names, an array of strings.
 
     Images are uint8 (0 to 255) or floating point (used as they are), shaped NHW (grey), NHWC or NCHW. Labels are
-    integers 0 to K-1 of shape (N,); every class must occur in the training split.
+    integers 0 to K-1 of shape (N,); every class must occur in the training split. Or they are floating point, shape (N,)
+    or (N, K): K numbers to predict for each image, which have no classes, and are split without them.
 
     Args:
         file: Path of the file.
@@ -74,6 +75,12 @@ def read_npz(
         for i in range(0, len(wanted), 2)
     ]
     checked = [(x, _labels(f"{path} ({wanted[2 * i + 1]})", y, len(x))) for i, (x, y) in enumerate(parts)]
+    first, last = checked[0][1], checked[-1][1]
+    if first.shape[1:] != last.shape[1:]:
+        described = " but ".join(_describe(y) for _, y in checked)
+        raise DamagedDataError(f"{path}: train_labels are {described} in test_labels; both must agree")
+    if names and first.ndim == 2:
+        raise DamagedDataError(f"{path}: there are classes, but the labels are numbers to predict; leave classes out")
     if len(checked) == 2 and (
         checked[0][0].shape[1:] != checked[1][0].shape[1:] or checked[0][0].dtype != checked[1][0].dtype
     ):
@@ -84,7 +91,7 @@ def read_npz(
 
 def assemble(
     where: str,
-    parts: list[tuple[Pixels, Labels]],
+    parts: list[tuple[Pixels, Targets]],
     names: tuple[str, ...] | None,
     test_fraction: float | None,
     split_seed: int,
@@ -93,7 +100,7 @@ def assemble(
 
     Args:
         where: The source, for messages.
-        parts: One or two pairs of images (N, C, H, W) and labels (N,).
+        parts: One or two pairs of images (N, C, H, W) and labels (N,), or numbers to predict (N, K).
         names: Class names; None for the numbers of the classes.
         test_fraction: As in :func:`read_npz`.
         split_seed: As in :func:`read_npz`.
@@ -103,16 +110,7 @@ def assemble(
         DamagedDataError: A label is out of range, or a class does not occur.
         DataError: A class is too small to be split.
     """
-    count = len(names) if names else int(parts[0][1].max()) + 1
-    for name, (_, labels) in zip(("training", "test"), parts):
-        check_labels(f"{where} ({name} labels)", labels, count)
-    missing = np.setdiff1d(np.arange(count), parts[0][1])
-    if len(missing):
-        raise DamagedDataError(
-            f"{where}: class {int(missing[0])} has no training image; labels must number the classes 0 to K-1 without "
-            f"a gap (here K = {count})"
-        )
-    classes = names or tuple(str(cls) for cls in range(count))
+    classes = () if parts[0][1].ndim == 2 else _classes(where, [np.asarray(y, np.int64) for _, y in parts], names)
     scale = 255.0 if parts[0][0].dtype == np.uint8 else 1.0
     if len(parts) == 2:
         if test_fraction is not None:
@@ -123,10 +121,28 @@ def assemble(
     images, labels = parts[0]
     fraction = _DEFAULT_FRACTION if test_fraction is None else test_fraction
     try:
-        train, test = stratified(labels, int(len(labels) * fraction + 0.5), split_seed)
+        test_count = int(len(labels) * fraction + 0.5)
+        if labels.ndim == 2:
+            train, test = unstratified(len(labels), test_count, split_seed)
+        else:
+            train, test = stratified(np.asarray(labels, np.int64), test_count, split_seed)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     return RawData(images[train], labels[train], images[test], labels[test], classes, scale)
+
+
+def _classes(where: str, parts: list[Labels], names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Names of the classes, after a look at the labels of each part."""
+    count = len(names) if names else int(parts[0].max()) + 1
+    for name, labels in zip(("training", "test"), parts):
+        check_labels(f"{where} ({name} labels)", labels, count)
+    missing = np.setdiff1d(np.arange(count), parts[0])
+    if len(missing):
+        raise DamagedDataError(
+            f"{where}: class {int(missing[0])} has no training image; labels must number the classes 0 to K-1 without "
+            f"a gap (here K = {count})"
+        )
+    return names or tuple(str(cls) for cls in range(count))
 
 
 def check_split_options(test_fraction: Any, split_seed: Any) -> None:
@@ -211,10 +227,23 @@ def _channels_first(where: str, images: npt.NDArray[Any], layout: str) -> npt.ND
     return images.transpose(0, 3, 1, 2) if layout == "NHWC" else images
 
 
-def _labels(where: str, labels: npt.NDArray[Any], count: int) -> Labels:
+def _describe(labels: Targets) -> str:
+    return f"{labels.shape[1]} numbers an image" if labels.ndim == 2 else "classes"
+
+
+def _labels(where: str, labels: npt.NDArray[Any], count: int) -> Targets:
+    if labels.dtype.kind == "f" and labels.ndim in (1, 2) and len(labels) == count and labels.size:
+        with np.errstate(over="ignore"):
+            numbers = labels.reshape(count, -1).astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
+        if len(bad):
+            raise DamagedDataError(
+                f"{where}: the label of image {int(bad[0])} holds NaN, infinity, or a number beyond float32"
+            )
+        return numbers
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise DamagedDataError(
             f"{where}: labels are {labels.dtype} of shape {labels.shape}; they must be integers of shape ({count},), "
-            "one an image"
+            f"one an image, or, to predict numbers, floating point of shape ({count},) or ({count}, K)"
         )
     return labels.astype(np.int64)

@@ -1,11 +1,11 @@
-"""Splitting off a test set: stratified, and the same on every machine and with every version of every library."""
+"""Splitting off a test or a validation set: the same on every machine and with every version of every library."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from supermask.data.dataset import Labels
-from supermask.errors import DataError
+from supermask.errors import ConfigError, DataError
 from supermask.tensors.philox import Stream
 
 
@@ -42,4 +42,53 @@ def stratified(labels: Labels, test_count: int, seed: int = 0) -> tuple[Labels, 
     test = np.concatenate([order[labels[order] == cls][: share[cls]] for cls in range(len(counts))])
     chosen = np.zeros(total, bool)
     chosen[test] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def unstratified(total: int, test_count: int, seed: int = 0) -> tuple[Labels, Labels]:
+    """Choose ``test_count`` of ``total`` images: the first of the random order that :func:`stratified` draws from.
+
+    Args:
+        total: Number of images.
+        test_count: Number of test images.
+        seed: Integer >= 0.
+
+    Returns:
+        Indices of the training and of the test images, int64, each ascending.
+
+    Raises:
+        DataError: There would be no training or no test image.
+    """
+    if not 0 < test_count < total:
+        raise DataError(
+            f"cannot split off {test_count} of {total} images: training and test both need one; change test_fraction or "
+            "add images"
+        )
+    chosen = np.zeros(total, bool)
+    chosen[Stream(seed, "split").permutation(total)[:test_count]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def hold_out(total: int, count: int) -> tuple[Labels, Labels]:
+    """Choose the training images that are held out for validation: the same ones for all runs and seeds.
+
+    They are the first ``count`` of one random order of all training images, the pinned generator's stream
+    (0, "validation"): those of a smaller ``count`` are among those of a larger one.
+
+    Args:
+        total: Number of training images.
+        count: Number of images to hold out, >= 1.
+
+    Returns:
+        Indices of the images that are left and of those held out, int64, each ascending.
+
+    Raises:
+        ConfigError: No training image would be left.
+    """
+    if count >= total:
+        raise ConfigError(
+            f"data.validation must leave images to train on: got {count}, but there are {total} training images"
+        )
+    chosen = np.zeros(total, bool)
+    chosen[Stream(0, "validation").permutation(total)[:count]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
