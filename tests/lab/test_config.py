@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from supermask.errors import ConfigError
-from supermask.lab.config import parse_run
+from supermask.lab.config import Clip, parse_run
 from supermask.lab.plan import expand
 from supermask.lab.validate import build, check, describe, non_default, plain
+from supermask.optim import Exponential, WarmUp
 
 from .helpers import BASE, HERE, experiment
 
@@ -138,6 +139,41 @@ def test_parse_and_write_agree():
     assert parse_run(config.to_sections(), HERE) == config
 
 
+def test_what_comes_after_a_warm_up_is_read_and_written():
+    inner = {"name": "warm-up", "steps": 2, "then": {"name": "exponential", "every": 5}, "start": 0.5}
+    config = parse({"train.schedule": {"name": "warm-up", "steps": 3, "then": inner}})
+    assert config.train.schedule == WarmUp(3, WarmUp(2, Exponential(every=5), 0.5))
+    assert parse_run(config.to_sections(), HERE) == config
+    assert config.to_sections(defaults=False)["train"]["schedule"] == {"name": "warm-up", "steps": 3, "then": inner}
+    assert config.to_sections()["train"]["schedule"]["then"]["then"] == {
+        "name": "exponential", "rate": 0.96, "every": 5, "staircase": True,
+    }  # fmt: skip
+    constant = parse({"train.schedule": {"name": "warm-up", "steps": 3, "then": {"name": "constant"}}})
+    assert constant.to_sections(defaults=False)["train"]["schedule"]["then"] == {"name": "constant"}
+
+
+def test_how_to_train_and_judge_is_read_and_written():
+    patch = {
+        "train.precision": "float16", "train.clip": {"norm": 1}, "train.passes": 3, "data.validation": 7,
+        "train.metric": "userparts:hinge", "train.better": "lower",
+    }  # fmt: skip
+    config = parse(patch)
+    assert config.train.clip == Clip(norm=1.0, over="all")
+    assert parse_run(config.to_sections(), HERE) == config
+    assert config.references() == {"train.metric": "userparts:hinge"}
+    written = config.to_sections(defaults=False)
+    assert written["train"]["clip"] == {"norm": 1.0}
+    assert written["data"] == {"name": "digits", "validation": 7}
+
+
+@pytest.mark.parametrize(
+    ("metric", "better"), [("accuracy", "higher"), ("mae", "lower"), ("rmse", "lower"), ("r2", "higher")]
+)
+def test_which_of_two_values_is_better(metric, better):
+    assert parse({"train.metric": metric}).train.better_is == better
+    assert parse({"train.metric": metric, "train.better": better}).train.better_is == better
+
+
 def test_only_what_differs_from_defaults():
     assert parse({}).to_sections(defaults=False) == {
         "model": {"name": "fcn", "inputs": 64, "hidden": [16]},
@@ -177,6 +213,8 @@ def test_only_what_differs_from_defaults():
         ({"data.normalise": "image"}, r"data\.normalise: unknown key; did you mean 'normalize'\?"),
         ({"data.normalize": "images"}, r"data\.normalize: expected 'image' or 'dataset' or 'none', got 'images'"),
         ({"data.augment": {"padding": -1}}, r"data\.augment: padding must be an integer >= 0"),
+        ({"data.validation": -1}, r"data: validation must be a number of training examples >= 0, got -1"),
+        ({"data.validation": 0.1}, r"data\.validation: expected a whole number, got 0\.1 \(a number\)"),
         ({"data": {"name": "npz"}}, r"data\.file: missing; the data set 'npz' needs it"),
         ({"data": {"name": "npz", "file": "none.npz"}}, r"data\.file: no such file: .*none\.npz; relative paths"),
         ({"method.name": "densee"}, r"method\.name: no method is called 'densee'; did you mean 'dense'\?"),
@@ -196,6 +234,30 @@ def test_only_what_differs_from_defaults():
         ({"init": {"weights": "no.npz"}}, r"init\.weights: no such file: .*no\.npz"),
         ({"model": {"name": "userparts:buidl"}}, r"model\.name: .*userparts\.py has no .*'buidl'; did you mean 'build"),
         ({"model": {"name": "nomodule:build"}}, r"model\.name: cannot import 'nomodule' \(ModuleNotFoundError"),
+        ({"train.precision": "half"}, r"train\.precision: expected 'float32' or 'bfloat16' or 'float16', got 'half'"),
+        ({"train.passes": 0}, r"train: passes must be at least 1, got 0"),
+        ({"train.clip": {"norm": 0}}, r"train\.clip: norm must be a finite number > 0 \(1 is usual\), got 0\.0"),
+        ({"train.clip": {"norm": 1, "over": "layer"}}, r"train\.clip\.over: expected 'all' or 'tensor', got 'layer'"),
+        ({"train.clip": {}}, r"train\.clip\.norm: missing; it has no default \(expected a number\)"),
+        ({"train.clip": 1.0}, r"train\.clip: expected a section with norm, over or null, got 1\.0"),
+        ({"train.metric": "mea"}, r"train: metric must be one of accuracy, mae, rmse, r2 or a reference .* got 'mea'"),
+        ({"train.better": "lower"}, r"train: better is 'lower', but for accuracy higher is better; remove it"),
+        ({"train.metric": "userparts:hinge"}, r"train: better is missing: say whether higher or lower .* userparts:hinge"),
+        ({"train.metric": "userparts:hing", "train.better": "lower"},
+         r"train\.metric: .* has no function or class 'hing'; did you mean 'hinge'\?"),
+        ({"train.schedule": {"name": "warm-up", "steps": 3}},
+         r"train\.schedule\.then: missing; it has no default \(a section whose name is constant or"),
+        ({"train.schedule": {"name": "warm-up", "then": {"name": "cosine"}}}, r"train\.schedule\.steps: missing"),
+        ({"train.schedule": {"name": "warm-up", "steps": 3, "then": {"name": "cosin"}}},
+         r"train\.schedule\.then\.name: .*'cosin'; did you mean 'cosine'\?"),
+        ({"train.schedule": {"name": "warm-up", "steps": 3, "then": "cosine"}},
+         r"train\.schedule\.then: expected a section of keys and values, got 'cosine'"),
+        ({"train.schedule": {"name": "warm-up", "steps": 3, "then": {"name": "cosine", "step": 4}}},
+         r"train\.schedule\.then\.step: unknown key; did you mean 'steps'\?"),
+        ({"train.schedule": {"name": "warm-up", "steps": 3,
+                             "then": {"name": "plateau", "factor": 0.5, "patience": 3, "max_cuts": 2}}},
+         r"train\.schedule: then must be a schedule of the steps, got the plateau rule"),
+        ({"train.schedule": {"name": "cosine", "then": {"name": "cosine"}}}, r"train\.schedule\.then: unknown key"),
         ({"train.loss": "userparts:hing"}, r"train\.loss: .* has no function or class 'hing'; did you mean 'hinge'\?"),
     ],
 )  # fmt: skip

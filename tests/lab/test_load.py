@@ -3,7 +3,16 @@
 import pytest
 
 from supermask.errors import ConfigError
-from supermask.lab.load import _apply_settings, find_experiment, load_experiment, make_experiment, parse_yaml
+from supermask.lab.load import (
+    _apply_settings,
+    find_experiment,
+    index,
+    load_experiment,
+    make_experiment,
+    parse_yaml,
+    shipped_experiments,
+    shipped_folder,
+)
 from supermask.lab.plan import expand
 
 FILE = """
@@ -264,6 +273,131 @@ def test_shipped_experiments_go_by_name(monkeypatch, tmp_path):
         find_experiment("group/table-11")
 
 
+def test_shipped_experiments_are_those_of_the_index():
+    assert shipped_experiments() == {shipped.id: shipped.file for shipped in index()}
+    quickstart = index()[0]
+    assert (quickstart.id, quickstart.file.name, quickstart.paper, quickstart.kind) == (
+        "quickstart", "quickstart.yaml", None, "results",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def own_index(tmp_path, monkeypatch):
+    """Call it with the text of an index, to read that instead of the one that ships."""
+
+    def read(text):
+        (tmp_path / "index.yaml").write_text(text)
+        return index.__wrapped__()
+
+    monkeypatch.setattr("supermask.lab.load.shipped_folder", lambda: tmp_path)
+    return read
+
+
+def test_an_index_of_ones_own(own_index, tmp_path):
+    (entry,) = own_index("a/b: {file: b.yaml, title: A title, paper: mine, kind: settings}")
+    assert (entry.id, entry.file, entry.title) == ("a/b", tmp_path / "b.yaml", "A title")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {file: a.yaml, titel: x, paper: null, kind: results}", r"a\.titel: unknown key; did you mean 'title'"),
+        ("a: {file: a.yaml, title: x, paper: null, kind: result}", r"a\.kind: expected 'results' or .*, got 'result'"),
+        ("a: {file: a.yaml, title: x, kind: results}", r"a\.paper: missing; it has no default"),
+        ("a: 3", r"a: expected a section of keys and values, got 3"),
+    ],
+)
+def test_a_damaged_index(own_index, text, message):
+    with pytest.raises(ConfigError, match=message):
+        own_index(text)
+
+
+def test_a_package_without_its_experiments(monkeypatch, tmp_path):
+    monkeypatch.setattr("supermask.lab.load.__file__", str(tmp_path / "a" / "b" / "lab" / "load.py"))
+    with pytest.raises(ConfigError, match="comes without its experiments; install the wheel"):
+        shipped_folder()
+
+
+# ---------------------------------------------------------------------- about, published, table
+
+
+def test_what_stands_beside_the_runs_is_optional():
+    experiment = make_experiment({})
+    assert experiment.about == ""
+    assert (dict(experiment.published.rows), experiment.published.others) == ({}, ())
+    assert experiment.table.kind == "results"
+
+
+def test_what_stands_beside_the_runs():
+    raw = parse_yaml(
+        """
+        about: Two words
+        published:
+          rows: {dense: some/id}
+          others: [other/id, {source: a book, label: theirs, accuracy: [97.4, 97.3, 97.5], weights: [100], bits: 1}]
+        table: {kind: settings, columns: {rate: train.optimizer.lr}, quoted: {dense: {rate: ".1"}}, source: a book}
+        """,
+        "text",
+    )
+    experiment = make_experiment(raw)
+    assert experiment.about == "Two words"
+    assert experiment.published.rows == {"dense": "some/id"}
+    other, cells = experiment.published.others
+    assert other == "other/id"
+    assert cells.to_dict() == {
+        "source": "a book", "label": "theirs", "accuracy": [97.4, 97.3, 97.5], "weights": [100], "bits": 1.0,
+    }  # fmt: skip
+    assert experiment.table.quoted == {"dense": {"rate": ".1"}}
+    assert experiment.table.source == "a book"
+
+
+CELLS = {"label": "theirs", "source": "a book"}
+SETTINGS = {"kind": "settings", "columns": {"rate": "train.optimizer.lr"}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"abuot": "x"}, r"abuot: unknown key; did you mean 'about'\?"),
+        ({"about": 3}, r"about: expected text, got 3 \(a whole number\)"),
+        ({"published": []}, r"published: expected a section of keys and values, got \[\] \(a list\)"),
+        ({"published": {"row": {}}}, r"published\.row: unknown key; did you mean 'rows'\?"),
+        ({"published": {"rows": []}}, r"published\.rows: expected a section of keys and values"),
+        ({"published": {"rows": {"dense": 97.4}}},
+         r"published\.rows\.dense: expected the id of an entry of literature\.yaml, or its cells, got 97\.4 \(a number\)"),
+        ({"published": {"rows": {"dense": {"accuracy": [97.4]}}}}, r"published\.rows\.dense\.source: missing"),
+        ({"published": {"rows": {"dense": CELLS | {"acuracy": [1]}}}},
+         r"published\.rows\.dense\.acuracy: unknown key; did you mean 'accuracy'\?"),
+        ({"published": {"others": "some/id"}}, r"published\.others: expected a list of ids or of cells, got 'some/id'"),
+        ({"published": {"others": [CELLS | {"accuracy": "97.4"}]}},
+         r"published\.others\.0\.accuracy: expected a list.*or null, got '97\.4' \(text\)"),
+        ({"published": {"others": [CELLS | {"remaining": [1, 2]}]}},
+         r"published\.others\.0: remaining must hold 1 number \(mean\) or 3 \(mean, low, high\), got \[1, 2\]"),
+        ({"published": {"others": [CELLS | {"trust": "rumour"}]}},
+         r"published\.others\.0\.trust: expected .*'second-hand' or null, got 'rumour'"),
+        ({"table": "settings"}, r"table: expected a section of keys and values"),
+        ({"table": {"kin": "settings"}}, r"table\.kin: unknown key; did you mean 'kind'\?"),
+        ({"table": {"kind": "setting"}}, r"table\.kind: expected 'results' or 'settings' or 'literature', got 'setting'"),
+        ({"table": {"kind": "settings"}}, r"table\.columns: missing; a table of kind 'settings' needs them"),
+        ({"table": {"columns": {"a": "b"}}}, r"table\.columns: only a table of kind 'settings' takes it, .* is 'results'"),
+        ({"table": SETTINGS | {"columns": {"rate": 3}}}, r"table\.columns\.rate: expected text, got 3"),
+        ({"table": SETTINGS | {"quoted": {"dense": {"rate": 0.1}}}}, r"table\.quoted\.dense\.rate: expected text, got 0\.1"),
+        ({"table": SETTINGS | {"quoted": {"dense": {"rat": "1"}}}},
+         r"table\.quoted\.dense\.rat: no such column; did you mean 'rate'\?"),
+        ({"table": SETTINGS | {"source": 3}}, r"table\.source: expected text, got 3"),
+        ({"table": {"kind": "literature"}, "model": {"name": "fcn"}},
+         r"model: a table of kind 'literature' has no runs; remove this, or change table\.kind"),
+        ({"table": {"kind": "literature"}, "vary": {"seed": 3}}, r"vary: a table of kind 'literature' has no runs"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_beside_the_runs(raw, message):
+    with pytest.raises(ConfigError, match=message):
+        make_experiment(raw)
+
+
+# ---------------------------------------------------------------------- plug-ins
+
+
 def test_plugin_that_is_missing(tmp_path):
     with pytest.raises(ConfigError, match=r"plugins: no such file: .*mine\.py; paths are relative"):
         make_experiment({"plugins": ["mine.py"]}, folder=tmp_path)
@@ -272,3 +406,18 @@ def test_plugin_that_is_missing(tmp_path):
 def test_plugins_that_are_no_list():
     with pytest.raises(ConfigError, match=r"plugins: expected a list of files, got 'mine\.py'"):
         make_experiment({"plugins": "mine.py"})
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import no_such_module", r"the plug-in .*mine\.py failed to import: ModuleNotFoundError: .* 'no_such_module'"),
+        ("raise RuntimeError('not today')", r"the plug-in .*mine\.py failed to import: RuntimeError: not today"),
+        ("def broken(:", r"the plug-in .*mine\.py failed to import: SyntaxError: "),
+        ("x = 1", r"the plug-in .*mine\.py registers no method: decorate a Method subclass with @supermask\.register"),
+    ],
+)  # fmt: skip
+def test_plugin_that_fails_to_import(tmp_path, code, message):
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(ConfigError, match=message):
+        make_experiment({"plugins": ["mine.py"]}, folder=tmp_path)

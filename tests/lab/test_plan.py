@@ -39,7 +39,7 @@ def test_a_seed_given_twice():
     refuse({"seed": [1, 2, 1]}, r"vary\.seed: a seed is given twice in \[1, 2, 1\]")
 
 
-def test_variants_axes_and_seeds_in_order():
+def test_seeds_then_variants_then_axes_in_order():
     vary = {
         "seed": [0, 1],
         "variant": {"plain": {}, "signed": SIGNED},
@@ -48,12 +48,18 @@ def test_variants_axes_and_seeds_in_order():
     }
     found = labels(vary)
     assert len(found) == 8
-    assert found[:3] == [
-        ("plain lr=0.1 batch_size=64", 0),
-        ("plain lr=0.1 batch_size=64", 1),
-        ("plain lr=0.2 batch_size=64", 0),
+    in_order = [
+        "plain lr=0.1 batch_size=64",
+        "plain lr=0.2 batch_size=64",
+        "signed lr=0.1 batch_size=64",
+        "signed lr=0.2 batch_size=64",
     ]
-    assert found[-1] == ("signed lr=0.2 batch_size=64", 1)
+    assert found == [(label, 0) for label in in_order] + [(label, 1) for label in in_order]
+
+
+def test_runs_are_ordered_seed_by_seed_as_the_seeds_are_listed():
+    variants = {"variant": {"plain": {}, "signed": SIGNED}}
+    assert labels({"seed": [7, 2]} | variants) == [("plain", 7), ("signed", 7), ("plain", 2), ("signed", 2)]
 
 
 def test_axes_are_a_product_and_reach_the_config():

@@ -79,6 +79,10 @@ def test_killed_in_mid_epoch(name, tmp_path, monkeypatch):
         {"train.optimizer": {"name": "adamw", "lr": 0.01}, "train.schedule": {"name": "cosine"}},
         {"train.schedule": {"name": "plateau", "factor": 0.5, "patience": 3, "max_cuts": 2, "start": 0}},
         {"data.augment": {"padding": 1}, "train.shuffle": "once"},
+        {"train.precision": "float16", "train.passes": 2, "data.validation": 200, "data.augment": {"padding": 1},
+         "train.clip": {"norm": 0.1}, "train.metric": "userparts:mean_rank", "train.better": "lower",
+         "train.schedule": {"name": "warm-up", "steps": 7, "then": {"name": "one-cycle"}}},
+        {"train.precision": "bfloat16", "method": {"name": "signed-supermask"}, "train.clip": {"norm": 1, "over": "tensor"}},
     ],
 )  # fmt: skip
 def test_stopped_at_every_step(patch, tmp_path):
@@ -159,6 +163,23 @@ def test_checkpoint_of_another_run(killed, tmp_path):
     save_checkpoint(killed.checkpoint, state | {"run": "0" * 12})
     (event,) = run_here(MODEL, tmp_path).failed
     assert "belongs to the run 000000000000" in event.message
+
+
+def test_a_run_that_an_earlier_version_began(killed, tmp_path):
+    state = load_checkpoint(killed.checkpoint, torch.device("cpu"))
+    del state["trainer"]["scaler"]
+    lines = [json.loads(line) for line in killed.metrics.read_bytes()[: state["metrics_bytes"]].splitlines()]
+    for line in lines:
+        for key in ("test_metric", "validation_loss", "validation_accuracy", "validation_metric"):
+            del line[key]
+    content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    killed.metrics.write_bytes(content)
+    save_checkpoint(killed.checkpoint, state | {"metrics_bytes": len(content)})
+    assert len(run_here(MODEL, tmp_path).done) == 1
+    curve = [line["test_accuracy"] for line in read_metrics(killed)]
+    assert len(curve) == 3
+    result = json.loads(killed.result.read_text())
+    assert (result["accuracy"]["last"], result["accuracy"]["best"]) == (curve[-1], max(curve))
 
 
 @pytest.mark.parametrize("content", [b"", b"supermask checkpoint 1\n", b"\x80\x04N."])

@@ -3,18 +3,16 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from supermask.errors import RunError
 from supermask.lab.executors.local import run_jobs
 from supermask.lab.run import run_experiment
-from supermask.lab.store import read_failures, read_metrics, read_results
+from supermask.lab.store import read_failures, read_results
 
-from .helpers import HERE, assert_same_run, experiment, only_run, run_here
+from .drivers import epochs_done, group_is_alive, start_driver, wait_until
+from .helpers import assert_same_run, experiment, only_run, run_here
 
 OWN = {"name": "userparts:build"}
 
@@ -92,6 +90,19 @@ def test_folder_of_another_spec(tmp_path):
         run_here({}, tmp_path)
 
 
+def test_a_spec_written_before_a_key_existed_is_the_same_run(tmp_path):
+    run_here({}, tmp_path)
+    run = only_run(tmp_path)
+    spec = json.loads(run.spec.read_text())
+    del spec["data"]["validation"], spec["train"]["data_order"]
+    run.spec.write_text(json.dumps(spec))
+    assert len(run_here({}, tmp_path).skipped) == 1
+    del spec["train"]["batch_size"]  # which is not at its default, so that the old run had another one
+    run.spec.write_text(json.dumps(spec))
+    with pytest.raises(RunError, match=r"full spec differs: train\.batch_size \(None there, 256 now\)\. A default"):
+        run_here({}, tmp_path)
+
+
 @pytest.mark.parametrize(("name", "value"), [("workers", -1), ("threads", 0), ("checkpoint_seconds", -1)])
 def test_numbers_out_of_range(tmp_path, name, value):
     with pytest.raises(RunError, match=f"{name} must be at least"):
@@ -113,56 +124,6 @@ def test_missing_data_is_a_failed_run(tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------------- Ctrl-C and two drivers
-
-DRIVER = """
-import json, sys
-from pathlib import Path
-
-sys.path.insert(0, {tests!r})
-
-if __name__ == "__main__":
-    from lab.helpers import experiment
-    from supermask.lab.run import run_experiment
-
-    def show(event):
-        print(event.kind, event.seed, event.message, flush=True)
-
-    patch = json.loads(sys.argv[1])
-    run_experiment(experiment(patch, vary={{"seed": 2}}), out=Path(sys.argv[2]), workers=2, on_event=show)
-"""
-
-
-def start_driver(patch, out, script, *, sleep):
-    """A driver in a process group of its own, as a shell would start it."""
-    script.write_text(DRIVER.format(tests=str(HERE.parent)))
-    return subprocess.Popen(
-        [sys.executable, str(script), json.dumps(patch), str(out)],
-        env=os.environ | {"TEST_SLEEP": str(sleep)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def wait_until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-def epochs_done(out):
-    return [len(read_metrics(path.parent)) for path in out.rglob("metrics.jsonl")]
-
-
-def group_is_alive(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
 
 SLOW = {"model": OWN, "train.epochs": 12}
 
@@ -188,19 +149,6 @@ def test_ctrl_c_keeps_everything(tmp_path):
     run_here(SLOW, tmp_path / "straight", vary={"seed": 2})
     for path in (tmp_path / "straight" / "test").iterdir():
         assert_same_run(only_run(path), only_run(out / "test" / path.name))
-
-
-@pytest.mark.slow
-def test_workers_of_a_killed_driver_take_a_checkpoint_and_end(tmp_path):
-    out = tmp_path / "runs"
-    driver = start_driver(SLOW, out, tmp_path / "driver.py", sleep=0.03)
-    with driver:
-        wait_until(lambda: len(done := epochs_done(out)) == 2 and min(done) >= 2)
-        driver.kill()
-        driver.communicate()
-    wait_until(lambda: not group_is_alive(driver.pid), seconds=20)
-    assert len(list(out.rglob("last.pt"))) == 2
-    assert read_failures(out) == []
 
 
 @pytest.mark.slow

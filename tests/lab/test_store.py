@@ -1,6 +1,8 @@
 """Reading run folders, writing and hashing files."""
 
+import copy
 import json
+import re
 
 import pytest
 
@@ -33,13 +35,63 @@ def test_missing_folder(tmp_path):
         (b'{"schema": 1, "ru', r"result\.json: damaged \(.*\); delete the run folder"),
         (b"[1]", r"result\.json: expected a JSON object, got list"),
         (b'{"schema": 9}', r"schema 9, this version reads 1; use the version that wrote it"),
-        (b'{"schema": 1, "run": 3}', r"'run' should be str, is 3; delete it to redo the run"),
+        (b'{"schema": 1, "run": 3}', r"'run' should be str, is 3; delete the file to redo the run"),
     ],
 )
 def test_damaged_results(tmp_path, content, message):
     (tmp_path / "result.json").write_bytes(content)
     with pytest.raises(RunError, match=message):
         read_results(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sound")
+    run_here({"train.epochs": 1}, out)
+    return json.loads(next(out.rglob("result.json")).read_text())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("accuracy", "last"), "0.9", "'accuracy.last' should be int or float or null, is '0.9'"),
+        (("accuracy", "best"), ..., "'accuracy.best' should be int or float or null, is missing"),
+        (("loss", "test"), True, "'loss.test' should be int or float or null, is True"),
+        (("counts", "weights_remaining"), 3.5, "'counts.weights_remaining' should be int, is 3.5"),
+        (("counts", "layers", 0, "size"), None, "'counts.layers[0].size' should be int, is None"),
+        (("counts", "layers", 0, "keep"), ..., "'counts.layers[0].keep' should be int or null, is missing"),
+        (("counts", "layers", 0), "conv1", "'counts.layers[0].name' should be str, is missing"),
+        (("bytes", "dense_float32"), ..., "'bytes.dense_float32' should be int or float or null, is missing"),
+        (("bytes", "zip"), "4 kB", "'bytes.zip' should be int or float or null, is '4 kB'"),
+        (("seconds", "per_epoch"), None, "'seconds.per_epoch' should be int or float, is None"),
+        (("memory", "peak_rss"), ..., "'memory.peak_rss' should be int or float or null, is missing"),
+        (("macs", "dense"), [1], "'macs.dense' should be int or float or null, is [1]"),
+        (("n_validation",), None, "'n_validation' should be int, is None"),
+        (("precision",), 32, "'precision' should be str, is 32"),
+        (("metric",), {"name": "mae"}, "'metric.better' should be str, is missing"),
+    ],
+)
+def test_what_reports_read_is_checked(path, value, message, sound, tmp_path):
+    result = copy.deepcopy(sound)
+    place = result
+    for key in path[:-1]:
+        place = place[key]
+    if value is ...:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    write_json(tmp_path / "result.json", result)
+    with pytest.raises(
+        RunError, match=re.escape(f"{tmp_path / 'result.json'}: {message}; delete the file to redo the run")
+    ):
+        read_results(tmp_path)
+
+
+def test_results_of_earlier_versions_are_read(sound, tmp_path):
+    early = {key: value for key, value in sound.items() if key not in ("n_validation", "precision", "metric")}
+    early["macs"] = {"dense": None, "remaining": None}
+    write_json(tmp_path / "result.json", early)
+    assert read_results(tmp_path) == [early]
 
 
 def test_metrics(tmp_path):

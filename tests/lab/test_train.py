@@ -17,7 +17,7 @@ from supermask.lab import parts
 from supermask.lab.plan import expand
 from supermask.lab.result import save_weights
 from supermask.lab.seeds import batch_order
-from supermask.lab.store import read_metrics
+from supermask.lab.store import read_json, read_metrics
 from supermask.lab.train import Trainer
 from supermask.optim import SGDW, Exponential, Scheduler
 from supermask.tensors.initializers import Initializer
@@ -110,7 +110,51 @@ def test_last_and_best_accuracy_are_kept_apart(tmp_path):
     assert accuracy["last"] == curve[-1]
     assert accuracy["best"] == max(curve) > curve[-1], "choose settings whose best epoch is not the last"
     assert accuracy["best_epoch"] == curve.index(max(curve)) + 1
-    assert accuracy["validation_selected"] is None
+    assert [accuracy[f"validation{key}"] for key in ("", "_epoch", "_selected")] == [None, None, None]
+
+
+def test_validation_split_end_to_end(tmp_path):
+    patch = {"data.validation": 300, "train.epochs": 4, "train.optimizer.lr": 0.3}
+    run_here(patch, tmp_path)
+    run = only_run(tmp_path)
+    metrics, result = read_metrics(run), json.loads(run.result.read_text())
+    assert (result["n_train"], result["n_validation"], result["n_test"]) == (1137, 300, 360)
+    assert result["steps"] == 4 * 5
+    held_out = [line["validation_accuracy"] for line in metrics]
+    assert all(round(value * 300) / 300 == value for value in held_out)
+    accuracy = result["accuracy"]
+    assert accuracy["validation"] == held_out[-1]
+    assert accuracy["validation_epoch"] == held_out.index(max(held_out)) + 1
+    assert accuracy["validation_selected"] == metrics[accuracy["validation_epoch"] - 1]["test_accuracy"]
+    model = models.build("fcn", inputs=64, hidden=[16], classes=10)
+    model.load_state_dict(load_arrays_and_metadata(run.weights)[0])
+    validation = data.load("digits", validation=300).validation
+    with torch.no_grad():
+        output = model(validation.x)
+    assert metrics[-1]["validation_loss"] == pytest.approx(functional.cross_entropy(output, validation.y).item())
+    assert held_out[-1] == (output.argmax(1) == validation.y).double().mean().item()
+
+
+def test_without_a_validation_split_its_metrics_are_null(tmp_path):
+    run_here({}, tmp_path)
+    run = only_run(tmp_path)
+    assert all(line["validation_loss"] is None and line["validation_accuracy"] is None for line in read_metrics(run))
+    assert json.loads(run.result.read_text())["n_validation"] == 0
+
+
+def test_validation_takes_part_in_the_run_id_only_when_it_is_used():
+    def run_id(patch):
+        return expand(experiment(patch))[0].id
+
+    assert run_id({"data.validation": 0}) == run_id({})
+    assert len({run_id({}), run_id({"data.validation": 10}), run_id({"data.validation": 20})}) == 3
+
+
+def test_a_validation_split_that_leaves_nothing_to_train_on(tmp_path):
+    (event,) = run_here({"data.validation": 1437}, tmp_path).failed
+    assert event.message == (
+        "data.validation must leave images to train on: got 1437, but there are 1437 training images"
+    )
 
 
 def test_plateau_rule_stops_early(tmp_path):
@@ -135,9 +179,8 @@ def seen_by(patch, seed=0, epochs=(1, 2)):
     made = trainer(patch, seed)
     batches = []
     for epoch in epochs:
-        made.epoch = epoch
         order = made._order(epoch)
-        batches += [made._load(order, batch)[1] for batch in range(made.batches)]
+        batches += [made._load(order, batch, epoch)[1] for batch in range(made.batches)]
     return batches
 
 
@@ -176,17 +219,16 @@ def test_augmentation_depends_on_seed_epoch_and_batch_only():
     patch = {"data.augment": {"padding": 1}}
     one, two = trainer(patch), trainer(patch)
     order = one._order(1)
-    two._load(order, 3)
-    x = one._load(order, 0)[0]
-    assert torch.equal(x, two._load(order, 0)[0])
+    two._load(order, 3, 1)
+    x = one._load(order, 0, 1)[0]
+    assert torch.equal(x, two._load(order, 0, 1)[0])
     assert not torch.equal(x, DIGITS.train.x[order[:256]])
-    two.epoch = 2
-    assert not torch.equal(x, two._load(order, 0)[0])
+    assert not torch.equal(x, two._load(order, 0, 2)[0])
 
 
 def test_the_size_of_test_batches_does_not_matter():
     first, second = trainer(), trainer({"train.eval_batch_size": 7})
-    assert first.evaluate() == pytest.approx(second.evaluate(), rel=1e-6)
+    assert first.evaluate(DIGITS.test) == pytest.approx(second.evaluate(DIGITS.test), rel=1e-6)
 
 
 def test_runs_without_a_trace_in_the_global_generator(tmp_path):
@@ -318,3 +360,17 @@ def test_tied_weights_are_saved_once(tmp_path):
     arrays, metadata = load_arrays_and_metadata(tmp_path / "w.safetensors")
     assert list(arrays) == ["0.weight"]
     assert json.loads(metadata["aliases"]) == {"1.weight": "0.weight"}
+
+
+def test_tested_every_few_epochs_and_after_the_last(tmp_path):
+    run_here({"train.epochs": 5, "train.test_every": 2, "data.validation": 100}, tmp_path / "few")
+    run_here({"train.epochs": 5, "data.validation": 100}, tmp_path / "all")
+    few, every = read_metrics(only_run(tmp_path / "few")), read_metrics(only_run(tmp_path / "all"))
+    for line, full in zip(few, every, strict=True):
+        assert line["train_loss"] == full["train_loss"]
+        for key in ("test_loss", "test_accuracy", "test_metric", "validation_loss", "validation_accuracy"):
+            assert line[key] == (full[key] if line["epoch"] in (2, 4, 5) else None)
+    result = read_json(only_run(tmp_path / "few").result)
+    assert result["accuracy"]["last"] == every[-1]["test_accuracy"]
+    assert result["accuracy"]["best_epoch"] in (2, 4, 5)
+    assert result["accuracy"]["validation_epoch"] in (2, 4, 5)

@@ -44,6 +44,10 @@ def build_broken():
     raise RuntimeError("this model cannot be built")
 
 
+def build_leaving():
+    raise SystemExit("no licence")
+
+
 def build_constant():
     """Its own values are all a quarter."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -82,6 +86,43 @@ def build_narrow():
 
 def diverging(output, target):
     return functional.cross_entropy(output, target) * torch.tensor(float("nan"))
+
+
+def poisoned(output, target):
+    """A finite value whose gradient is NaN: the square root of 0."""
+    return functional.cross_entropy(output, target) + (output.sum() * 0.0).sqrt()
+
+
+def overflowing(output, target):
+    """A gradient that no float16 can hold, in every batch."""
+    return functional.cross_entropy(output, target) + (output.float() - output.float().detach()).sum() * 1e30
+
+
+def mean_rank(outputs, targets):
+    """How many classes are above the right one, on average."""
+    assert outputs.dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+    return ((outputs > outputs.gather(1, targets[:, None])).sum(dim=1)).double().mean()
+
+
+def median_error(outputs, targets):
+    return (outputs - targets).abs().median().item()
+
+
+def median_error_loss(output, target):
+    return (output - target).abs().median()
+
+
+def no_number(outputs, targets):
+    return outputs
+
+
+def not_finite(outputs, targets):
+    return float("nan")
+
+
+def text(outputs, targets):
+    return "good"
 
 
 def _kill_at(last):

@@ -7,7 +7,8 @@ they name.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -35,11 +36,12 @@ from supermask.lab.validate import (
     suggest,
 )
 from supermask.models import MODELS
-from supermask.optim import OPTIMIZERS, SCHEDULES, Constant, OptimizerConfig, Plateau, Schedule
+from supermask.optim import OPTIMIZERS, SCHEDULES, Constant, OptimizerConfig, Plateau, Schedule, WarmUp
 from supermask.tensors.initializers import Distribution, Initializer, Rule
 
 T = TypeVar("T")
 
+DATA_KEYS: Final = ("normalize", "augment", "validation")  # what every data set can be given
 DATA_FILES: Final = {"npz": "file", "folder": "path"}  # data set -> its option that names a file or folder
 
 
@@ -77,7 +79,26 @@ class InitSection:
         return Initializer(distribution=self.distribution, rule=self.rule, gain=self.gain)
 
 
+Better = Literal["higher", "lower"]
 LOSSES: Final = ("cross-entropy", "mse")
+METRICS: Final[dict[str, Better]] = {"accuracy": "higher", "mae": "lower", "rmse": "lower", "r2": "higher"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """Clipping of the loss's gradient before each step: g * min(1, norm / (|g| + 1e-6)), with the Euclidean |g|.
+
+    Args:
+        norm: The largest norm, > 0, in the unit of the gradient (not of a scaled one).
+        over: "all": |g| is that of all trained tensors together; "tensor": each tensor is clipped by its own.
+    """
+
+    norm: float
+    over: Literal["all", "tensor"] = "all"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.norm) and self.norm > 0):
+            raise HyperparameterError(f"norm must be a finite number > 0 (1 is usual), got {self.norm}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +106,26 @@ class TrainSection:
     """How a run trains.
 
     Args:
-        epochs: Passes over the training data, per round.
+        epochs: How often the model is trained on the data and tested, per round.
         optimizer: One of ``sgd``, ``sgdw``, ``adam``, ``adamw``.
-        schedule: One of ``constant``, ``exponential``, ``cosine``, ``step``, ``plateau``.
+        schedule: One of ``constant``, ``exponential``, ``cosine``, ``step``, ``one-cycle``, ``plateau``, or ``warm-up``,
+            which holds another one as ``then``.
         batch_size: Examples a step; the last batch of an epoch may be smaller and is kept.
         eval_batch_size: Examples at once while testing; does not change what is measured.
         shuffle: True: a new order each epoch; "once": one random order for all epochs; False: the order of the data.
         data_order: "per-seed", or "shared": all seeds see the batches of seed 0.
-        loss: "cross-entropy" (log-softmax, mean over the batch), "mse" (to one-hot labels), or
-            ``package.module:function`` taking (output, target) and returning the batch mean.
+        loss: "cross-entropy" (log-softmax, mean over the batch), "mse" (to one-hot labels, or to targets that are
+            numbers), or ``package.module:function`` taking (output, target) and returning the batch mean.
+        test_every: Test (and validate) after every so many epochs, and always after the last one of a round.
+        passes: Passes over the training data that make one epoch; each has its own order where ``shuffle`` is true.
+        precision: "float32", or "bfloat16" or "float16" for torch's autocast while training and testing. Parameters
+            stay float32. The loss is scaled for float16, and a step whose gradients are not finite is left out: it
+            moves neither weights nor the schedule.
+        clip: Clip gradients; null: do not.
+        metric: What the run is judged by: "accuracy" for classes; "mae", "rmse" or "r2" for numbers; or
+            ``package.module:function``, called once with all outputs (float32) and targets of a split.
+        better: Which of two values of the metric is better, "higher" or "lower"; null: what its name says. A reference
+            needs it.
     """
 
     epochs: int
@@ -104,15 +136,37 @@ class TrainSection:
     shuffle: bool | Literal["once"] = True
     data_order: Literal["per-seed", "shared"] = "per-seed"
     loss: str = "cross-entropy"
+    test_every: int = 1
+    passes: int = 1
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    clip: Clip | None = None
+    metric: str = "accuracy"
+    better: Better | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_batch_size"):
+        for name in ("epochs", "batch_size", "eval_batch_size", "test_every", "passes"):
             if getattr(self, name) < 1:
                 raise HyperparameterError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.loss not in LOSSES and not is_reference(self.loss):
             raise HyperparameterError(
                 f"loss must be one of {', '.join(LOSSES)} or a reference package.module:function, got {self.loss!r}"
             )
+        if self.metric not in METRICS and not is_reference(self.metric):
+            raise HyperparameterError(
+                f"metric must be one of {', '.join(METRICS)} or a reference package.module:function, got {self.metric!r}"
+            )
+        known = METRICS.get(self.metric, self.better)
+        if known is None:
+            raise HyperparameterError(f"better is missing: say whether higher or lower is better for {self.metric}")
+        if self.better not in (None, known):
+            raise HyperparameterError(f"better is {self.better!r}, but for {self.metric} {known} is better; remove it")
+
+    @property
+    def better_is(self) -> Better:
+        """Which of two values of the metric is better."""
+        better = METRICS.get(self.metric, self.better)
+        assert better is not None
+        return better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +179,25 @@ class ModelSection:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
-    """A data set by name, with its options."""
+    """A data set by name, with its options.
+
+    Args:
+        name: Its name in the catalogue.
+        normalize: See :mod:`supermask.data.normalize`.
+        augment: How training batches are augmented.
+        validation: How many training examples are held out to choose settings by; the same ones for all runs.
+        options: What the data set itself takes.
+    """
 
     name: str
     normalize: Literal["image", "dataset", "none"] = "image"
     augment: CropFlip | None = None
+    validation: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.validation < 0:
+            raise HyperparameterError(f"validation must be a number of training examples >= 0, got {self.validation}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +221,7 @@ class RunConfig:
         train = convert(self.train)
         train["optimizer"] = {"name": self.train.optimizer.name, **convert(self.train.optimizer)}
         if "schedule" in train:
-            train["schedule"] = {"name": self.train.schedule.name, **convert(self.train.schedule)}
+            train["schedule"] = _schedule_section(self.train.schedule, convert)
         return {
             "model": {"name": self.model.name, **plain(model)},
             "init": convert(self.init),
@@ -177,7 +244,7 @@ class RunConfig:
 
     def references(self) -> dict[str, str]:
         """Dotted key -> ``package.module:name``, of the user's own code in use."""
-        named = {"model.name": self.model.name, "train.loss": self.train.loss}
+        named = {"model.name": self.model.name, "train.loss": self.train.loss, "train.metric": self.train.metric}
         return {key: value for key, value in named.items() if is_reference(value)}
 
 
@@ -227,7 +294,7 @@ def section_keys(sections: Mapping[str, Any], path: str) -> list[str] | None:
     if path == "model":
         return None if is_reference(name) else list(MODELS[name].options) if name in MODELS else []
     if path == "data":
-        return ["normalize", "augment", *DATASETS[name].options] if name in DATASETS else []
+        return [*DATA_KEYS, *DATASETS[name].options] if name in DATASETS else []
     if path == "method":
         return [f.name for f in file_fields(method_class(name))] if name in methods() else []
     return [f.name for f in file_fields(named[path][name])] if name in named[path] else []
@@ -266,8 +333,8 @@ def _parse_data(section: object, folder: Path) -> DataSection:
     if name not in DATASETS:
         raise ConfigError(f"data.name: no data set is called {name!r}; {suggest(name, DATASETS)}")
     known = DATASETS[name].options
-    require_known(options, ("normalize", "augment", *known), "data")
-    own: dict[str, Any] = {key: options.pop(key) for key in ("normalize", "augment") if key in options}
+    require_known(options, (*DATA_KEYS, *known), "data")
+    own: dict[str, Any] = {key: options.pop(key) for key in DATA_KEYS if key in options}
     for key, default in known.items():
         if default is ... and key not in options:
             raise ConfigError(f"data.{key}: missing; the data set {name!r} needs it")
@@ -296,19 +363,41 @@ def _parse_train(section: object, folder: Path) -> TrainSection:
         )
     chosen = {"optimizer": _choose(values.pop("optimizer"), OPTIMIZERS, "train.optimizer")}
     if "schedule" in values:
-        chosen["schedule"] = _choose(values.pop("schedule"), SCHEDULES, "train.schedule")
+        chosen["schedule"] = _parse_schedule(values.pop("schedule"), "train.schedule")
     train = build(TrainSection, values, "train", ready=chosen)
-    if is_reference(train.loss):
-        resolve(train.loss, folder, "train.loss")
+    for key in ("loss", "metric"):
+        if is_reference(getattr(train, key)):
+            resolve(getattr(train, key), folder, f"train.{key}")
     return train
 
 
-def _choose(section: object, table: Mapping[str, type[Any]], path: str) -> Any:
+def _parse_schedule(section: object, path: str) -> Schedule | Plateau:
+    """A schedule by name; that of a warm-up holds another one."""
+    values, ready = require_mapping(section, path), {}
+    if values.get("name") == WarmUp.name:
+        if "then" not in values:
+            raise ConfigError(f"{path}.then: missing; it has no default (a section whose name is {_either(SCHEDULES)})")
+        ready["then"] = _parse_schedule(values.pop("then"), f"{path}.then")
+    chosen: Schedule | Plateau = _choose(values, SCHEDULES, path, ready=ready)
+    return chosen
+
+
+def _schedule_section(schedule: Schedule | Plateau, convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """What :func:`_parse_schedule` reads."""
+    section = {"name": schedule.name, **convert(schedule)}
+    if isinstance(schedule, WarmUp):
+        section["then"] = _schedule_section(schedule.then, convert)
+    return section
+
+
+def _choose(
+    section: object, table: Mapping[str, type[Any]], path: str, *, ready: Mapping[str, object] | None = None
+) -> Any:
     values = require_mapping(section, path)
     name = _take_name(values, path)
     if name not in table:
         raise ConfigError(f"{path}.name: expected {_either(table)}, got {name!r}; {suggest(name, table)}")
-    return build(table[name], values, path)
+    return build(table[name], values, path, ready=ready)
 
 
 def _take_name(values: dict[str, Any], path: str) -> str:

@@ -23,7 +23,8 @@ class Event:
         batch: Batches done in this epoch.
         batches: Batches in an epoch.
         loss: Mean training loss of the epoch so far.
-        accuracy: Test accuracy after the epoch, a fraction.
+        accuracy: Test accuracy after the epoch, a fraction; None where the run is judged by another metric.
+        metric: Value of that metric (or of the accuracy) on the test split after the epoch.
         density: Remaining weights over targeted weights after the epoch.
         seconds: Time this run has taken so far, earlier starts included.
         message: Why a run failed or was skipped.
@@ -39,6 +40,7 @@ class Event:
     batches: int | None = None
     loss: float | None = None
     accuracy: float | None = None
+    metric: float | None = None
     density: float | None = None
     seconds: float | None = None
     message: str | None = None

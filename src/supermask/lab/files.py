@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from supermask.core.arrays import atomic_write
+from supermask.core.arrays import atomic_write, sync_folder
 
 
 def canonical_json(value: Any) -> str:
@@ -18,6 +18,14 @@ def canonical_json(value: Any) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     atomic_write(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if they are missing; a power failure does not take them away again."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Experiment files: strict YAML into an :class:`Experiment`.
+"""Experiment files: strict YAML into an :class:`Experiment`; the index of those that ship.
 
 Its structure is judged here, its values when it is expanded into runs (:func:`supermask.lab.plan.expand`).
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +17,9 @@ import yaml
 
 from supermask.core.registry import load_plugin
 from supermask.errors import ConfigError
+from supermask.lab.annotations import Kind, PublishedSection, Table, parse_published, parse_table
 from supermask.lab.patch import holds, leaves, merge, nest, overlap
-from supermask.lab.validate import require_known, require_mapping, show, suggest
+from supermask.lab.validate import build, check, require_known, require_mapping, show, suggest
 
 SECTIONS: Final = ("model", "init", "data", "method", "train")
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
@@ -34,6 +36,10 @@ class Experiment:
         folder: Where relative paths and references are looked up.
         plugins: Files that register methods, absolute.
         settings: Dotted keys of ``base`` that were set on the command line and go wherever they fit.
+        about: One or two lines of text.
+        published: Quoted numbers to stand beside those of the runs.
+        table: Which kind of table the experiment stands for.
+        changed: Whether settings of the command line were applied: labels may then differ from those of the file.
     """
 
     name: str
@@ -42,6 +48,29 @@ class Experiment:
     folder: Path
     plugins: tuple[Path, ...] = ()
     settings: tuple[str, ...] = ()
+    about: str = ""
+    published: PublishedSection = field(default_factory=PublishedSection)
+    table: Table = field(default_factory=Table)
+    changed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """An experiment that comes with the package.
+
+    Args:
+        id: What the command line calls it.
+        file: Its YAML file, absolute.
+        title: What it shows, in one line.
+        paper: Name of the paper that it reproduces; None for our own.
+        kind: Of its table.
+    """
+
+    id: str
+    file: Path
+    title: str
+    paper: str | None
+    kind: Kind
 
 
 def load_experiment(path_or_name: str | Path, *, settings: Sequence[str] = ()) -> Experiment:
@@ -58,7 +87,8 @@ def load_experiment(path_or_name: str | Path, *, settings: Sequence[str] = ()) -
     path = find_experiment(path_or_name)
     raw = require_mapping(parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}, str(path))
     changed, keys = _apply_settings(raw, settings)
-    return dataclasses.replace(make_experiment(changed, name=path.stem, folder=path.parent), settings=keys)
+    experiment = make_experiment(changed, name=path.stem, folder=path.parent)
+    return dataclasses.replace(experiment, settings=keys, changed=bool(settings))
 
 
 def make_experiment(raw: dict[str, Any], *, name: str = "experiment", folder: Path | None = None) -> Experiment:
@@ -70,10 +100,10 @@ def make_experiment(raw: dict[str, Any], *, name: str = "experiment", folder: Pa
         folder: Where relative paths are looked up; the current one by default.
 
     Raises:
-        ConfigError: An unknown top-level key, a wrong name, or a plug-in that fails.
+        ConfigError: An unknown top-level key, a wrong name, a plug-in that fails, or runs for a table that has none.
     """
     folder = (folder or Path()).resolve()
-    require_known(raw, ("name", *SECTIONS, "plugins", "vary"), "")
+    require_known(raw, ("name", "about", *SECTIONS, "plugins", "vary", "published", "table"), "")
     name = raw.get("name", name)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(f"name: letters, digits and ._+- only (it names the results folder), got {show(name)}")
@@ -86,7 +116,19 @@ def make_experiment(raw: dict[str, Any], *, name: str = "experiment", folder: Pa
             raise ConfigError(f"plugins: no such file: {file}; paths are relative to the experiment file")
         load_plugin(file)
     base: dict[str, dict[str, Any]] = {key: require_mapping(raw[key], key) for key in SECTIONS if key in raw}
-    return Experiment(name, base, require_mapping(raw.get("vary", {}), "vary"), folder, files)
+    table = parse_table(raw.get("table", {}))
+    if table.kind == "literature" and (given := [key for key in (*SECTIONS, "vary", "plugins") if key in raw]):
+        raise ConfigError(f"{given[0]}: a table of kind 'literature' has no runs; remove this, or change table.kind")
+    return Experiment(
+        name,
+        base,
+        require_mapping(raw.get("vary", {}), "vary"),
+        folder,
+        files,
+        about=check(str, raw.get("about", ""), "about"),
+        published=parse_published(raw.get("published", {})),
+        table=table,
+    )
 
 
 def find_experiment(path_or_name: str | Path) -> Path:
@@ -107,12 +149,36 @@ def find_experiment(path_or_name: str | Path) -> Path:
 
 def shipped_experiments() -> dict[str, Path]:
     """Name -> file of every experiment that comes with the package (or with its source checkout)."""
+    return {shipped.id: shipped.file for shipped in index()}
+
+
+@cache
+def index() -> tuple[Shipped, ...]:
+    """Every experiment that comes with the package, as ``experiments/index.yaml`` lists them.
+
+    Raises:
+        ConfigError: The index is damaged.
+    """
+    path = shipped_folder() / "index.yaml"
+    listed = require_mapping(parse_yaml(path.read_text(encoding="utf-8"), str(path)), str(path))
+    entries = {name: require_mapping(entry, name) for name, entry in listed.items()}
+    files = {name: path.parent / str(entry.pop("file", "")) for name, entry in entries.items()}
+    return tuple(
+        build(Shipped, entry, name, ready={"id": name, "file": files[name]}) for name, entry in entries.items()
+    )
+
+
+def shipped_folder() -> Path:
+    """Where the experiments of the package (or of its source checkout) lie.
+
+    Raises:
+        ConfigError: They are not there.
+    """
     package = Path(__file__).parents[1]
     for folder in (package / "experiments", package.parents[1] / "experiments"):
         if folder.is_dir():
-            files = sorted(folder.rglob("*.yaml"))
-            return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
-    return {}
+            return folder
+    raise ConfigError(f"{package} comes without its experiments; install the wheel, or the whole source checkout")
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -45,6 +45,11 @@ def environment(device: torch.device, threads: int, commit: dict[str, Any] | Non
     }
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: the number of workers where none is given."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def checkout() -> dict[str, Any] | None:
     """Commit of the package's source and whether it was changed since; None where it is not in a git checkout."""
     folder = Path(__file__).parent

@@ -34,7 +34,8 @@ class MetricsFile:
                 f"the folder {self.path.parent} to train this run again from its start"
             )
         self.lines = [json.loads(line) for line in content.splitlines()]
-        self.path.write_bytes(content)
+        with self.path.open("ab") as file:  # what is kept is not written anew: that could fail half-way
+            file.truncate(size)
 
     def append(self, line: dict[str, Any]) -> None:
         """Add one epoch."""

@@ -1,9 +1,11 @@
-"""From the sections of a run to the objects that train: model, loss, sparsifier."""
+"""From the sections of a run to the objects that train: model, loss, metric, sparsifier."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from numbers import Real
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +17,12 @@ from supermask.core.initialize import initialize
 from supermask.core.sparsifier import Sparsifier
 from supermask.data import DataSet
 from supermask.errors import ConfigError
-from supermask.lab.config import LOSSES, RunConfig
+from supermask.lab.config import LOSSES, METRICS, RunConfig
 from supermask.lab.reference import is_reference, resolve
 from supermask.lab.seeds import module_seed
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Metric = Callable[[Tensor, Tensor], float]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -47,8 +50,10 @@ def check_fit(config: RunConfig, model: nn.Module, data: DataSet, seed: int) -> 
     """Let the plain model see two examples, in evaluation mode; it and torch's generators are left as they were.
 
     Raises:
-        ConfigError: The model does not take the images of the data set, or has not one output for each class.
+        ConfigError: The model does not take the images of the data set, or has not one output for each class (or number
+            to predict), or loss or metric are made for other targets.
     """
+    _check_targets(config, data)
     name, x = config.model.name, data.train.x[:2]
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
         torch.manual_seed(module_seed(seed))
@@ -59,24 +64,58 @@ def check_fit(config: RunConfig, model: nn.Module, data: DataSet, seed: int) -> 
             images = f"images of shape {tuple(x.shape[1:])} from {data.name}"
             raise ConfigError(f"the model {name} does not take {images} ({error}); change model or data") from error
         model.train()
-    if config.train.loss not in LOSSES:
-        return
-    classes = len(data.classes)
-    if not isinstance(output, Tensor) or output.dim() != 2:
+    loss_known, metric_known = config.train.loss in LOSSES, config.train.metric in METRICS
+    numbers = _are_numbers(data)
+    wanted = data.train.y.shape[1] if numbers else len(data.classes)
+    if not isinstance(output, Tensor) or ((loss_known or metric_known) and output.dim() != 2):
         got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise ConfigError(
-            f"the model {name} must return a tensor of shape {(len(x), classes)} for two images, got {got}"
+            f"the model {name} must return a tensor of shape {(len(x), wanted)} for two images, got {got}"
         )
-    if output.shape[1] < classes:
-        way = "set model.classes" if "classes" in config.model.options else "its last layer needs one for each class"
-        raise ConfigError(f"the model gives {output.shape[1]} outputs, but {data.name} has {classes} classes: {way}")
+    if numbers:
+        unfit = (loss_known or metric_known) and output.shape[1] != wanted
+    else:
+        unfit = loss_known and output.shape[1] < wanted
+    if unfit:
+        what = "numbers to predict" if numbers else "classes"
+        way = "set model.classes" if "classes" in config.model.options else "its last layer needs one for each"
+        raise ConfigError(f"the model gives {output.shape[1]} outputs, but {data.name} has {wanted} {what}: {way}")
+
+
+def _are_numbers(data: DataSet) -> bool:
+    """Whether the targets are numbers to predict, not classes."""
+    return data.train.y.is_floating_point()
+
+
+def _check_targets(config: RunConfig, data: DataSet) -> None:
+    """Refuse a loss or metric of classes for numbers, and the other way round."""
+    loss, metric, numbers = config.train.loss, config.train.metric, _are_numbers(data)
+    if numbers and loss == "cross-entropy":
+        raise ConfigError(
+            f"train.loss is cross-entropy, but the targets of {data.name} are numbers: set it to mse (or save class numbers "
+            "as integers)"
+        )
+    if numbers and metric == "accuracy":
+        raise ConfigError(
+            f"train.metric is accuracy, but the targets of {data.name} are numbers: set it to {', '.join(NUMERIC)} or a "
+            "reference"
+        )
+    if not numbers and metric in NUMERIC:
+        raise ConfigError(f"train.metric is {metric}, but the targets of {data.name} are classes: set it to accuracy")
 
 
 def build_loss(name: str, folder: Path) -> Loss:
-    """The loss: (output, integer labels) -> mean over the batch."""
+    """The loss: (output, targets) -> mean over the batch."""
     if is_reference(name):
         return _one_number(resolve(name, folder, "train.loss"))
     return _squared_error if name == "mse" else functional.cross_entropy
+
+
+def build_metric(name: str, folder: Path) -> Metric | None:
+    """The metric: (all outputs, all targets of a split) -> number; None for the accuracy, which is counted by batches."""
+    if is_reference(name):
+        return _called_once(resolve(name, folder, "train.metric"))
+    return NUMERIC.get(name)
 
 
 def attach(config: RunConfig, model: nn.Module, seed: int, batches: Iterable[Batch], loss: Loss) -> Sparsifier:
@@ -98,7 +137,9 @@ def attach(config: RunConfig, model: nn.Module, seed: int, batches: Iterable[Bat
 
 
 def _squared_error(output: Tensor, labels: Tensor) -> Tensor:
-    """Mean squared difference to one-hot labels."""
+    """Mean squared difference to one-hot labels, or to targets that are numbers."""
+    if labels.is_floating_point():
+        return functional.mse_loss(output, labels)
     return functional.mse_loss(output, functional.one_hot(labels, output.shape[1]).to(output.dtype))
 
 
@@ -111,5 +152,46 @@ def _one_number(loss: Loss) -> Loss:
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ConfigError(f"train.loss must return one number, got {got}; return the mean over the batch")
         return value
+
+    return checked
+
+
+def _mean_absolute_error(outputs: Tensor, targets: Tensor) -> float:
+    return float((outputs.double() - targets).abs().mean())
+
+
+def _root_mean_square_error(outputs: Tensor, targets: Tensor) -> float:
+    return float((outputs.double() - targets).square().mean().sqrt())
+
+
+def _explained_variance(outputs: Tensor, targets: Tensor) -> float:
+    """1 - (sum of squared errors) / (sum of squares around the mean), for each number to predict; their mean."""
+    targets = targets.double()
+    around = (targets - targets.mean(dim=0)).square().sum(dim=0)
+    if not bool(around.all()):
+        raise ConfigError(
+            "train.metric: r2 is undefined where all targets of a split are equal, as here; set it to mae or rmse"
+        )
+    return float((1.0 - (outputs.double() - targets).square().sum(dim=0) / around).mean())
+
+
+NUMERIC: Final[dict[str, Metric]] = {
+    "mae": _mean_absolute_error,
+    "rmse": _root_mean_square_error,
+    "r2": _explained_variance,
+}
+
+
+def _called_once(metric: Callable[[Tensor, Tensor], object]) -> Metric:
+    """The user's own metric, refused when it does not return a number."""
+
+    def checked(outputs: Tensor, targets: Tensor) -> float:
+        value = metric(outputs, targets)
+        if isinstance(value, Tensor) and value.dim() == 0:
+            return float(value)
+        if isinstance(value, bool) or not isinstance(value, Real):
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError(f"train.metric must return one number, got {got}")
+        return float(value)
 
     return checked

@@ -13,6 +13,7 @@ from supermask.core.registry import load_plugin
 from supermask.errors import ConfigError
 from supermask.lab.config import RunConfig, parse_run, section_keys
 from supermask.lab.files import canonical_json, sha256
+from supermask.lab.literature import published, require_label
 from supermask.lab.load import SECTIONS, Experiment
 from supermask.lab.patch import holds, leaves, merge, nest, overlap, pick
 from supermask.lab.reference import source_file
@@ -66,11 +67,16 @@ class RunSpec:
 
 
 def expand(experiment: Experiment) -> list[RunSpec]:
-    """All runs of an experiment: variants in the order of the file, then dotted axes, then seeds.
+    """All runs of an experiment, seed by seed, so that what is compared runs side by side.
+
+    Within a seed: variants in the order of the file, then dotted axes. A table of literature has no runs.
 
     Raises:
-        ConfigError: A section is wrong, or ``vary`` contradicts itself.
+        ConfigError: A section is wrong, ``vary`` contradicts itself, or quoted numbers belong to no run or are unknown.
     """
+    if experiment.table.kind == "literature":
+        published(experiment, [])
+        return []
     vary = dict(experiment.vary)
     seeds = _parse_seeds(vary.pop("seed", [0]))
     variants = _parse_variants(vary.pop("variant", None))
@@ -83,7 +89,7 @@ def expand(experiment: Experiment) -> list[RunSpec]:
             sections = merge(merge(experiment.base, patch), nest(chosen, "vary"))
             runs.append((_label(variant, chosen, sections), sections))
     _place_lost_keys(experiment, runs)
-    specs: list[RunSpec] = []
+    by_label: list[list[RunSpec]] = []
     for label, sections in runs:
         try:
             config = parse_run(sections, experiment.folder)
@@ -91,8 +97,13 @@ def expand(experiment: Experiment) -> list[RunSpec]:
             if not experiment.vary.keys() - {"seed"}:
                 raise
             raise ConfigError(f"{error} (in the run {label!r})") from error
-        specs += _make_specs(experiment, config, label, seeds)
+        by_label.append(_make_specs(experiment, config, label, seeds))
+    specs = [spec for of_one_seed in zip(*by_label, strict=True) for spec in of_one_seed]
     _refuse_duplicates(specs)
+    labels = [label for label, _ in runs]
+    published(experiment, labels)
+    for label in experiment.table.quoted:
+        require_label(experiment, label, labels, f"table.quoted.{label}")
     return specs
 
 
@@ -145,7 +156,7 @@ def _content(seed: int, version: int, sections: Mapping[str, Any], hashes: Mappi
     code = {}
     for path, digest in hashes.items():
         section, _, key = path.partition(".")
-        if path in ("model.name", "train.loss", "method.name"):
+        if path in ("model.name", "train.loss", "train.metric", "method.name"):
             code[path] = digest
         else:
             content[section][key] = f"sha256:{digest}"

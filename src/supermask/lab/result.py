@@ -11,25 +11,37 @@ from torch import Tensor, nn
 
 from supermask.core.arrays import save_arrays
 from supermask.core.masks import Masks
+from supermask.lab.config import TrainSection
 from supermask.lab.plan import RunSpec
 from supermask.lab.store import RESULT_SCHEMA
+from supermask.measure.macs import macs
 from supermask.measure.size import sizes
 
 
 def make_result(
-    spec: RunSpec, masks: Masks, model: nn.Module, lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+    spec: RunSpec,
+    train: TrainSection,
+    masks: Masks,
+    model: nn.Module,
+    lines: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of ``result.json``.
 
     Args:
         spec: The run.
+        train: Its section of that name.
         masks: Its final masks.
         model: Its finalized model.
         lines: Its epochs, as in ``metrics.jsonl``.
-        facts: ``n_train``, ``n_test``, ``seconds`` (of which "total", "train" and "evaluate" are known), ``memory``,
-            ``threads`` and ``device``.
+        facts: ``n_train``, ``n_test``, ``n_validation``, ``input_shape`` (of one example), ``seconds`` (of which
+            "total", "train" and "evaluate" are known), ``memory``, ``threads`` and ``device``.
     """
-    last, best = lines[-1], max(lines, key=lambda line: float(line["test_accuracy"]))
+    last = lines[-1]
+    # lines that an earlier version wrote before this run was resumed know the accuracy only, by its own name
+    key = "accuracy" if train.metric == "accuracy" else "metric"
+    tested = [line for line in lines if line["test_loss"] is not None]
+    judged = _judged(tested, key, train.better_is, validated=facts["n_validation"] > 0)
     total = sum(parameter.numel() for parameter in model.parameters())
     seconds = facts["seconds"]
     return {
@@ -45,12 +57,9 @@ def make_result(
         "steps": last["step"],
         "n_train": facts["n_train"],
         "n_test": facts["n_test"],
-        "accuracy": {
-            "last": last["test_accuracy"],
-            "best": best["test_accuracy"],
-            "best_epoch": best["epoch"],
-            "validation_selected": None,
-        },
+        "n_validation": facts["n_validation"],
+        "accuracy": judged if key == "accuracy" else dict.fromkeys(judged),
+        "metric": {"name": train.metric, "better": train.better_is, **judged},
         "loss": {"train": last["train_loss"], "test": last["test_loss"]},
         "counts": {
             "weights_total": total,
@@ -58,15 +67,31 @@ def make_result(
             "weights_remaining": masks.remaining(),
             "layers": [_layer(name, masks) for name in masks],
         },
-        "macs": {"dense": None, "remaining": None},
+        "macs": macs(model, facts["input_shape"], masks),
         "bytes": {**sizes(total, masks), "packed": None},
         "seconds": {
             **seconds,
             "per_epoch": (seconds["train"] + seconds["evaluate"]) / len(lines),
         },
         "memory": facts["memory"],
+        "precision": train.precision,
         "threads": facts["threads"],
         "device": facts["device"],
+    }
+
+
+def _judged(lines: Sequence[Mapping[str, Any]], key: str, better: str, *, validated: bool) -> dict[str, Any]:
+    """Last, best and validation-selected value; the earliest epoch where several are equally good."""
+    sign = 1.0 if better == "higher" else -1.0
+    last, best = lines[-1], max(lines, key=lambda line: sign * float(line[f"test_{key}"]))
+    chosen = max(lines, key=lambda line: sign * float(line[f"validation_{key}"])) if validated else None
+    return {
+        "last": last[f"test_{key}"],
+        "best": best[f"test_{key}"],
+        "best_epoch": best["epoch"],
+        "validation_selected": None if chosen is None else chosen[f"test_{key}"],
+        "validation": last[f"validation_{key}"] if validated else None,
+        "validation_epoch": None if chosen is None else chosen["epoch"],
     }
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import torch
 
 from supermask.errors import RunError
 from supermask.lab.events import Event
 from supermask.lab.executors.local import run_jobs
+from supermask.lab.failures import describe
 from supermask.lab.load import Experiment
-from supermask.lab.machine import checkout
+from supermask.lab.machine import checkout, usable_cores
 from supermask.lab.plan import expand
-from supermask.lab.runner import Job, Runner, is_finished, record_failure, skip
+from supermask.lab.runner import Job, Runner, after_death, is_finished, skip
 from supermask.lab.store import run_folder
 
 
@@ -47,6 +52,7 @@ def run_experiment(
     checkpoint_seconds: float = 60.0,
     download: bool = False,
     on_event: Callable[[Event], None] | None = None,
+    on_stop: Callable[[], None] | None = None,
 ) -> Outcome:
     """Train the runs of an experiment that have no result yet.
 
@@ -63,10 +69,13 @@ def run_experiment(
         checkpoint_seconds: Time between checkpoints, in seconds; at most one a step.
         download: Whether missing data sets may be downloaded.
         on_event: Gets every event, in this process.
+        on_stop: Called at the first Ctrl-C, before the runs at work take their last checkpoints; a second Ctrl-C ends
+            them at once.
 
     Raises:
         ConfigError: The experiment is wrong.
-        RunError: A number is out of range, or a folder holds a run of the same id but another spec.
+        RunError: A number is out of range, a folder holds a run of the same id but another spec, the results folder
+            cannot be written, or no worker process can be started.
         KeyboardInterrupt: Ctrl-C; the workers have taken checkpoints and ended.
     """
     _require_at_least("workers", 0 if workers is None else workers, 0)
@@ -85,7 +94,7 @@ def run_experiment(
     finished = [is_finished(job) for job in jobs]
     for job, done in zip(jobs, finished, strict=True):
         if done:
-            tell(skip(job))
+            tell(_skip(job))
     missing = [job for job, done in zip(jobs, finished, strict=True) if not done]
     runner = Runner(
         threads=threads,
@@ -95,17 +104,29 @@ def run_experiment(
         checkpoint_seconds=checkpoint_seconds,
         commit=checkout() if missing else None,
     )
+    if missing:
+        _require_writable(outcome.folder)
     if workers == 0:
-        _run_here(runner, missing, tell)
+        _run_here(runner, missing, tell, on_stop)
     elif missing:
-
-        def died(job: Job, why: str) -> None:
-            record_failure(job, why, "")
-            tell(job.event("failed", message=why))
-
-        count = min(workers or _cores(), len(missing))
-        run_jobs(runner, missing, workers=count, threads=threads, on_message=tell, on_death=died)
+        run_jobs(
+            runner,
+            missing,
+            workers=min(workers or usable_cores(), len(missing)),
+            threads=threads,
+            on_message=tell,
+            on_death=lambda job, why: tell(after_death(job, why)),
+            on_stop=on_stop,
+        )
     return outcome
+
+
+def _skip(job: Job) -> Event:
+    """The event of a finished run; failed if its result cannot be read, for it is neither used nor replaced then."""
+    try:
+        return skip(job)
+    except (RunError, OSError) as error:
+        return job.event("failed", message=describe(error, job.folder.path))
 
 
 def _require_at_least(name: str, value: float, least: int) -> None:
@@ -113,15 +134,64 @@ def _require_at_least(name: str, value: float, least: int) -> None:
         raise RunError(f"{name} must be at least {least}, got {value}")
 
 
-def _run_here(runner: Runner, jobs: list[Job], tell: Callable[[Event], None]) -> None:
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        way = "choose another by --out, or make this one writable"
+        raise RunError(f"the results folder {folder} cannot be written ({error.strerror}): {way}") from error
+
+
+class _Untold(BaseException):
+    """Carries what telling an event raised past the run, whose fault it is not."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _run_here(
+    runner: Runner, jobs: list[Job], tell: Callable[[Event], None], on_stop: Callable[[], None] | None
+) -> None:
+    def hand_on(event: Event) -> None:
+        try:
+            tell(event)
+        except Exception as error:
+            raise _Untold(error) from error
+
     threads = torch.get_num_threads()
     try:
-        for job in jobs:
-            runner(job, tell, lambda: False)
+        with _first_interrupt_waits(on_stop) as stopping:
+            for job in jobs:
+                runner(job, hand_on, stopping)
+                if stopping():
+                    raise KeyboardInterrupt
+    except _Untold as untold:
+        raise untold.error from untold.error.__cause__
     finally:
         torch.set_num_threads(threads)
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextmanager
+def _first_interrupt_waits(on_stop: Callable[[], None] | None) -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C makes ``stopping()`` true, so that a run can take a checkpoint; a second one interrupts."""
+    stopping = False
+
+    def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        nonlocal stopping
+        stopping = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if on_stop is not None:
+            on_stop()
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not ignored, and nobody else's
+    ours = usual and threading.current_thread() is threading.main_thread()  # Python lets no other thread handle signals
+    if ours:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield lambda: stopping
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

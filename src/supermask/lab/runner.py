@@ -13,21 +13,23 @@ import torch
 
 from supermask import data
 from supermask.core.locking import locked
-from supermask.errors import CheckpointError, RunError, SupermaskError
-from supermask.lab.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
-from supermask.lab.config import DataSection
+from supermask.errors import CheckpointError, RunError
+from supermask.lab.checkpoint import load_checkpoint, of_another_version, remove_checkpoint, save_checkpoint
+from supermask.lab.config import DataSection, RunConfig
 from supermask.lab.events import Event, Kind
-from supermask.lab.files import canonical_json, write_json
+from supermask.lab.failures import describe, record_failure
+from supermask.lab.files import canonical_json, make_folder, write_json
 from supermask.lab.machine import environment, peak_memory, reset_peak_memory
 from supermask.lab.metrics import MetricsFile
-from supermask.lab.patch import leaves
-from supermask.lab.plan import RunSpec
+from supermask.lab.patch import holds, leaves
+from supermask.lab.plan import SPEC_SCHEMA, RunSpec
 from supermask.lab.result import make_result, save_weights
-from supermask.lab.store import RESULT_SCHEMA, RunFolder, read_json
+from supermask.lab.store import RunFolder, read_json, read_result
 from supermask.lab.train import PROGRESS_SECONDS, Trainer
 
 Emit = Callable[[Event], None]
 CHECKPOINT_FORMAT: Final = 1
+ENV_SCHEMA: Final = 1
 
 
 @dataclass(frozen=True)
@@ -64,39 +66,45 @@ class Runner:
     _data: dict[str, data.DataSet] = field(default_factory=dict)  # the last one loaded
 
     def __call__(self, job: Job, emit: Emit, stopping: Callable[[], bool]) -> None:
-        """Do one job; its failure becomes an event and a file, not an exception.
+        """Do one job; its failure becomes an event and, where one can be written, a file; not an exception.
 
         Args:
             job: The run.
             emit: Gets the run's events.
             stopping: Asked now and then; True: take a checkpoint and raise KeyboardInterrupt.
         """
-        folder = job.folder
-        folder.path.mkdir(parents=True, exist_ok=True)
-        with locked(folder.lock, wait=False) as held:
-            if not held:
-                emit(job.event("skipped", message="another process is training this run"))
-                return
-            try:
-                if is_finished(job):
-                    emit(skip(job))
-                    return
+        try:
+            make_folder(job.folder.path)
+            with locked(job.folder.lock, wait=False) as held:
+                if held:
+                    self._do(job, emit, stopping)
+                else:
+                    emit(job.event("skipped", message="another process is training this run"))
+        except OSError as error:  # no folder or no lock, and so no place for a record
+            emit(job.event("failed", message=describe(error, job.folder.path)))
+
+    def _do(self, job: Job, emit: Emit, stopping: Callable[[], bool]) -> None:
+        try:
+            if is_finished(job):
+                emit(skip(job))
+            else:
                 self._train(job, emit, stopping)
-            except Exception as error:  # noqa: BLE001  (whatever it is, other runs go on)
-                message = str(error) if isinstance(error, SupermaskError) else f"{type(error).__name__}: {error}"
-                record_failure(job, message, traceback.format_exc())
-                emit(job.event("failed", message=message))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it is, other runs go on)
+            message = describe(error, job.folder.path)
+            emit(failure(job, message, traceback.format_exc()))
 
     def _train(self, job: Job, emit: Emit, stopping: Callable[[], bool]) -> None:
         spec, folder, device = job.spec, job.folder, _device(self.device)
         torch.set_num_threads(self.threads)
         for leftover in folder.path.rglob(".*.part"):  # of a process that was killed while it wrote
             leftover.unlink()
-        folder.failed.unlink(missing_ok=True)
-        write_json(folder.spec, spec.to_dict())
+        _forget_failure(folder)
+        folder.checkpoint.parent.mkdir(exist_ok=True)
+        folder.metrics.touch()
+        write_json(folder.spec, spec.to_dict())  # flushes the names of the two to the disk as well
         reset_peak_memory(device)
         config = spec.config()
-        dataset = self._load(config.data, spec)
+        dataset = self.load(config.data, spec)
         self._record_start(folder, device, dataset)
         metrics = MetricsFile(folder.metrics)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -109,27 +117,20 @@ class Runner:
         facts = {
             "n_train": len(dataset.train),
             "n_test": len(dataset.test),
+            "n_validation": 0 if dataset.validation is None else len(dataset.validation),
+            "input_shape": dataset.train.x.shape[1:],
             "seconds": {"total": watch.seconds(), **trainer.seconds},
             "memory": peak_memory(device),
             "threads": self.threads,
             "device": str(device),
         }
-        result = make_result(spec, masks, trainer.model, metrics.lines, facts)
+        result = make_result(spec, config.train, masks, trainer.model, metrics.lines, facts)
         write_json(folder.result, result)
         remove_checkpoint(folder.checkpoint)
-        emit(
-            job.event(
-                "done",
-                epoch=result["epochs"],
-                epochs=result["epochs"],
-                loss=result["loss"]["train"],
-                accuracy=result["accuracy"]["last"],
-                density=masks.density(),
-                seconds=result["seconds"]["total"],
-            )
-        )
+        emit(_done(job, result))
 
-    def _load(self, section: DataSection, spec: RunSpec) -> data.DataSet:
+    def load(self, section: DataSection, spec: RunSpec) -> data.DataSet:
+        """The data set of a run, on the device; the last one is kept for the runs that follow."""
         files = {path: digest for path, digest in spec.hashes.items() if path.startswith("data.")}
         key = canonical_json([spec.sections["data"] | {"augment": None}, files])
         if key not in self._data:
@@ -140,6 +141,7 @@ class Runner:
                 device=self.device,
                 normalize=section.normalize,
                 download=self.download,
+                validation=section.validation,
                 **section.options,
             )
         return self._data[key]
@@ -148,8 +150,16 @@ class Runner:
         """Add this start to ``env.json``: a resumed run shows every machine and version it saw."""
         start = environment(device, self.threads, self.commit)
         start["data"] = {"name": dataset.name, "checksum": dataset.checksum}
-        before = read_json(folder.env)["starts"] if folder.env.exists() and folder.checkpoint.exists() else []
-        write_json(folder.env, {"schema": 1, "starts": [*before, start]})
+        before = []
+        if folder.env.exists() and folder.checkpoint.exists():
+            known = read_json(folder.env)
+            if known.get("schema") != ENV_SCHEMA or not isinstance(known.get("starts"), list):
+                raise RunError(
+                    f"{folder.env} is not of this version (schema {known.get('schema')!r}, not {ENV_SCHEMA}): finish the "
+                    f"run with the version that began it, or delete {folder.path} to train it again from its start"
+                )
+            before = known["starts"]
+        write_json(folder.env, {"schema": ENV_SCHEMA, "starts": [*before, start]})
 
 
 class _Watch:
@@ -181,12 +191,18 @@ class _Watch:
             self._emit(self._event("started"))
             return
         state = load_checkpoint(path, trainer.device)
-        if state["format"] != CHECKPOINT_FORMAT or state["run"] != self._job.spec.id:
+        if state["format"] != CHECKPOINT_FORMAT:
+            raise CheckpointError(of_another_version(path, state["format"]))
+        if state["run"] != self._job.spec.id:
             raise CheckpointError(
-                f"the checkpoint {path} belongs to the run {state['run']} (format {state['format']}); delete the folder "
-                f"{path.parent} to train this run from its start"
+                f"the checkpoint {path} belongs to the run {state['run']}; delete the folder {path.parent} to train this "
+                "run from its start"
             )
-        trainer.load_state_dict(state["trainer"])
+        try:
+            trainer.load_state_dict(state["trainer"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # its checksum is right, so it is not damaged
+            form = f"{CHECKPOINT_FORMAT}, but {type(error).__name__}: {error}"
+            raise CheckpointError(of_another_version(path, form)) from error
         trainer.metrics.restart(state["metrics_bytes"])
         self._before = state["seconds"]
         self._emit(self._event("resumed"))
@@ -206,6 +222,7 @@ class _Watch:
                 batch=self._trainer.batches,
                 loss=line["train_loss"],
                 accuracy=line["test_accuracy"],
+                metric=line["test_metric"],
                 density=self._trainer.sparsifier.density(),
             )
         )
@@ -215,7 +232,7 @@ class _Watch:
         stop = self._stopping()
         if not stop and time.monotonic() - self._saved < self._every:
             return
-        self._trainer.mean_loss()  # a diverged state must not replace a good checkpoint
+        self._trainer.check_finite()  # a diverged state must not replace a good checkpoint
         save_checkpoint(
             self._job.folder.checkpoint,
             {
@@ -251,8 +268,13 @@ def is_finished(job: Job) -> bool:
     folder = job.folder
     if folder.spec.exists():
         there, here = read_json(folder.spec), job.spec.to_dict()
-        if there != here:
-            keys = sorted({key for key in leaves(there) + leaves(here) if _at(there, key) != _at(here, key)})
+        if there.get("schema") != SPEC_SCHEMA:
+            raise RunError(
+                f"{folder.spec}: schema {there.get('schema')!r}, this version knows {SPEC_SCHEMA}; use the version that "
+                "wrote it, move that folder away, or choose another --out"
+            )
+        keys = [] if there == here else _differences(there, here, job.spec.config())
+        if keys:
             shown = ", ".join(f"{key} ({_at(there, key)!r} there, {_at(here, key)!r} now)" for key in keys)
             raise RunError(
                 f"{folder.path} holds a run of the same id whose full spec differs: {shown}. A default has changed since; "
@@ -262,21 +284,68 @@ def is_finished(job: Job) -> bool:
 
 
 def skip(job: Job) -> Event:
-    """The event of a run that is finished already; its result takes the label that the experiment uses now."""
+    """The event of a run that is finished already; its result takes the label that the experiment uses now.
+
+    Raises:
+        RunError: The result is damaged or of another version; nothing was changed.
+        OSError: The label cannot be written.
+    """
     folder = job.folder
-    remove_checkpoint(folder.checkpoint)
-    result = read_json(folder.result)
-    if result.get("label") != job.spec.label:
+    result = read_result(folder)
+    remove_checkpoint(folder.checkpoint)  # a process that is killed while it clears up leaves them
+    _forget_failure(folder)
+    if result["label"] != job.spec.label:
         write_json(folder.result, result | {"label": job.spec.label})
     accuracy = result["accuracy"]["last"]
     return job.event("skipped", message="finished already", accuracy=accuracy, seconds=result["seconds"]["total"])
 
 
-def record_failure(job: Job, error: str, trace: str) -> None:
-    """Write ``failed.json``; it goes when the run is started again."""
-    spec = job.spec
-    record = {"schema": RESULT_SCHEMA, "run": spec.id, "label": spec.label, "seed": spec.seed}
-    write_json(job.folder.failed, record | {"error": error, "traceback": trace})
+def failure(job: Job, message: str, trace: str = "") -> Event:
+    """Write down that a run failed; the event that tells it. Raises nothing."""
+    run = {"run": job.spec.id, "label": job.spec.label, "seed": job.spec.seed}
+    return job.event("failed", message=record_failure(job.folder, run, message, trace))
+
+
+def after_death(job: Job, why: str) -> Event:
+    """The last event of a run whose process died: failed, or done if its result was there by then. Raises nothing."""
+    try:
+        with locked(job.folder.lock, wait=False) as held:
+            if not held:  # another process has taken the run over, and tells how it ends
+                return job.event("failed", message=why)
+            if job.folder.result.exists():
+                return _done(job, read_result(job.folder))
+            return failure(job, why)
+    except (RunError, OSError) as error:
+        return job.event("failed", message=f"{why} ({describe(error, job.folder.path)})")
+
+
+def _done(job: Job, result: dict[str, Any]) -> Event:
+    counts = result["counts"]
+    return job.event(
+        "done",
+        epoch=result["epochs"],
+        epochs=result["epochs"],
+        loss=result["loss"]["train"],
+        accuracy=result["accuracy"]["last"],
+        metric=result.get("metric", result["accuracy"])["last"],
+        density=counts["weights_remaining"] / counts["weights_targeted"] if counts["weights_targeted"] else None,
+        seconds=result["seconds"]["total"],
+    )
+
+
+def _forget_failure(folder: RunFolder) -> None:
+    if folder.failed.exists():  # asked first: a read-only disk refuses to remove even what is not there
+        folder.failed.unlink(missing_ok=True)
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], config: RunConfig) -> list[str]:
+    """Dotted keys whose values differ; a key that an older version did not know means its default there."""
+    given = config.to_sections(defaults=False)
+    return sorted(
+        key
+        for key in {*leaves(there), *leaves(here)}
+        if _at(there, key) != _at(here, key) and (holds(there, key) or holds(given, key))
+    )
 
 
 def _at(value: Any, key: str) -> Any:

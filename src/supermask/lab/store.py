@@ -17,13 +17,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Final
 
 from supermask.errors import RunError
 
 RESULT_SCHEMA: Final = 1
+_NUMBER: Final = (int, float)
+_NUMBER_OR_NONE: Final = (int, float, NoneType)
 _RESULT_KEYS: Final = {
     "schema": int,
     "run": str,
@@ -46,6 +50,34 @@ _RESULT_KEYS: Final = {
     "memory": dict,
     "threads": int,
     "device": str,
+}
+#: Inside the sections of a result: what reports read. None is allowed where a value can be unknown or has no meaning.
+_SECTION_KEYS: Final[dict[str, dict[str, tuple[type, ...]]]] = {
+    "accuracy": {"last": _NUMBER_OR_NONE, "best": _NUMBER_OR_NONE},
+    "loss": {"train": _NUMBER_OR_NONE, "test": _NUMBER_OR_NONE},
+    "counts": {"weights_total": (int,), "weights_targeted": (int,), "weights_remaining": (int,), "layers": (list,)},
+    "macs": {"dense": _NUMBER_OR_NONE, "remaining": _NUMBER_OR_NONE},
+    "bytes": {"dense_float32": _NUMBER_OR_NONE},
+    "seconds": {"total": _NUMBER, "train": _NUMBER, "evaluate": _NUMBER, "per_epoch": _NUMBER},
+    "memory": {"peak_rss": _NUMBER_OR_NONE},
+}
+_LAYER_KEYS: Final[dict[str, tuple[type, ...]]] = {
+    "name": (str,),
+    "shape": (list,),
+    "size": (int,),
+    "remaining": (int,),
+    "keep": (int, NoneType),
+    "invert": (int, NoneType),
+}
+#: Keys that results of earlier versions lack.
+_LATER_KEYS: Final[dict[str, tuple[type, ...]]] = {"n_validation": (int,), "precision": (str,), "metric": (dict,)}
+_METRIC_KEYS: Final[dict[str, tuple[type, ...]]] = {
+    "name": (str,),
+    "better": (str,),
+    "last": _NUMBER_OR_NONE,
+    "best": _NUMBER_OR_NONE,
+    "validation_selected": _NUMBER_OR_NONE,
+    "validation": _NUMBER_OR_NONE,
 }
 _FAILURE_KEYS: Final = {"schema": int, "run": str, "label": str, "seed": int, "error": str, "traceback": str}
 
@@ -117,7 +149,27 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: The folder does not exist, or a result is damaged or of another schema.
     """
-    return [_read_checked(path, _RESULT_KEYS, RESULT_SCHEMA) for path in _find(folder, "result.json")]
+    return [read_result(RunFolder(path.parent)) for path in _find(folder, "result.json")]
+
+
+def read_result(run: RunFolder) -> dict[str, Any]:
+    """The result of one finished run.
+
+    Raises:
+        RunError: It is damaged or of another schema.
+    """
+    path = run.result
+    result = _read_checked(path, _RESULT_KEYS, RESULT_SCHEMA)
+    for section, keys in _SECTION_KEYS.items():
+        _require(path, result[section], keys, section)
+    for name, value in result["bytes"].items():
+        _require(path, {name: value}, {name: _NUMBER_OR_NONE}, "bytes")
+    for index, layer in enumerate(result["counts"]["layers"]):
+        _require(path, layer if isinstance(layer, dict) else {}, _LAYER_KEYS, f"counts.layers[{index}]")
+    _require(path, result, {key: kinds for key, kinds in _LATER_KEYS.items() if key in result})
+    if "metric" in result:
+        _require(path, result["metric"], _METRIC_KEYS, "metric")
+    return result
 
 
 def read_failures(folder: Path) -> list[dict[str, Any]]:
@@ -160,17 +212,28 @@ def _find(folder: Path, name: str) -> list[Path]:
     return sorted(folder.rglob(name))
 
 
-def _read_checked(path: Path, keys: dict[str, type], schema: int) -> dict[str, Any]:
+def _read_checked(path: Path, keys: Mapping[str, type], schema: int) -> dict[str, Any]:
     value = read_json(path)
     if value.get("schema") != schema:
         found = value.get("schema")
         raise RunError(f"{path}: schema {found!r}, this version reads {schema}; use the version that wrote it")
-    for key, kind in keys.items():
-        if not isinstance(value.get(key), kind):
-            raise RunError(
-                f"{path}: {key!r} should be {kind.__name__}, is {value.get(key)!r}; delete it to redo the run"
-            )
+    _require(path, value, {key: (kind,) for key, kind in keys.items()})
     return value
+
+
+def _require(path: Path, values: Mapping[str, Any], keys: Mapping[str, tuple[type, ...]], within: str = "") -> None:
+    """Check the types of values; true and false are no numbers.
+
+    Raises:
+        RunError: Names the file and the first key that is missing or wrong.
+    """
+    for key, kinds in keys.items():
+        value = values.get(key)
+        if key not in values or not isinstance(value, kinds) or isinstance(value, bool):
+            name = f"{within}.{key}" if within else key
+            wanted = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+            found = f"is {value!r}" if key in values else "is missing"
+            raise RunError(f"{path}: {name!r} should be {wanted}, {found}; delete the file to redo the run")
 
 
 def _parse_object(text: bytes, where: str) -> dict[str, Any]:

@@ -10,17 +10,21 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from supermask.core.masks import Masks
-from supermask.data import DataSet
+from supermask.core.parametrizations import Scored
+from supermask.data import DataSet, Split
 from supermask.errors import DivergedError
 from supermask.lab.config import RunConfig
 from supermask.lab.metrics import MetricsFile
-from supermask.lab.parts import Batch, attach, build_loss, build_model, check_fit
+from supermask.lab.parts import Batch, attach, build_loss, build_metric, build_model, check_fit
 from supermask.lab.seeds import augment_seed, batch_order, training_seed
+from supermask.lab.step import Step, autocast, grad_scaler, make_step
 from supermask.optim import PlateauRule, Scheduler
 
 PROGRESS_SECONDS: Final = 0.5
+SMALLEST_SCALE: Final = 2.0**-24  # of float16 losses: where gradients overflow below it, no scale helps
 
 
 class Trainer:
@@ -38,11 +42,12 @@ class Trainer:
         metrics: Gets one line an epoch.
 
     Raises:
-        ConfigError: Model, data and loss do not fit together.
+        ConfigError: Model, data, loss and metric do not fit together.
 
     Attributes:
         epoch: Epoch at work, counted from 1 through all rounds.
         batch: Batches done in this epoch.
+        batches: Batches of an epoch, all its passes together.
         first_epoch: First epoch of this round.
         seconds: Wall time spent on "train" and "evaluate", all starts together.
         on_look: Called at most every ``look_every`` seconds between two steps; a checkpoint may be taken there.
@@ -61,19 +66,23 @@ class Trainer:
         self.on_look: Callable[[], None] | None = None
         self.on_epoch: Callable[[dict[str, Any]], None] | None = None
 
-        self.batches = -(-len(data.train) // config.train.batch_size)
+        self.batches_a_pass = -(-len(data.train) // config.train.batch_size)
+        self.batches = self.batches_a_pass * config.train.passes
         self.loss = build_loss(config.train.loss, folder)
+        self.metric = build_metric(config.train.metric, folder)
         self.model = build_model(config, seed, folder, device)
         check_fit(config, self.model, data, seed)
         self.sparsifier = attach(config, self.model, seed, _ScoringBatches(self), self.loss)
         self.optimizer: torch.optim.Optimizer
         self.schedule: Scheduler | PlateauRule
+        self.scaler = grad_scaler(config.train, device)
         self.epoch = 1
         self.batch = 0
         self.first_epoch = 1
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self._round: int | None = None  # the round that the optimizer was built for
+        self._step: Step
         torch.manual_seed(training_seed(seed))
 
     def run(self) -> Masks:
@@ -83,7 +92,7 @@ class Trainer:
             The final masks.
 
         Raises:
-            DivergedError: The loss is no longer finite.
+            DivergedError: The loss, a trained tensor or the metric is no longer finite.
         """
         for _ in self.sparsifier.rounds():
             if self._round != self.sparsifier.round:
@@ -100,8 +109,38 @@ class Trainer:
             DivergedError: It is not finite.
         """
         loss = float(self.loss_sum) / max(1, self.batch)
-        self._require_finite(loss, "training")
+        self._require_finite(loss, "training loss")
         return loss
+
+    def check_finite(self) -> float:
+        """Make sure that this state is worth keeping.
+
+        Returns:
+            Mean training loss of this epoch's batches so far.
+
+        Raises:
+            DivergedError: The mean training loss or a trained tensor is not finite, or no gradient is in float16.
+        """
+        loss = self.mean_loss()
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if not math.isfinite(float(get_total_norm(trained, math.inf))):
+            bad = next(parameter for parameter in trained if not bool(parameter.isfinite().all()))
+            raise DivergedError(
+                f"{self._name(bad)} holds numbers that are not finite in epoch {self.epoch}: training diverged; lower "
+                "train.optimizer.lr, or set train.clip"
+            )
+        if self.scaler is not None and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise DivergedError(
+                f"the gradients of epoch {self.epoch} are not finite in float16, however small the loss is scaled; set "
+                "train.precision to bfloat16 or float32, or lower train.optimizer.lr"
+            )
+        return loss
+
+    def _name(self, parameter: Tensor) -> str:
+        target = next((target for target in self.sparsifier.targets if target.parameter is parameter), None)
+        if target is not None:
+            return f"the score of {target.name}" if isinstance(target.parametrization, Scored) else target.name
+        return next(name for name, other in self.model.named_parameters() if other is parameter)
 
     # ------------------------------------------------------------------ the loop
 
@@ -111,49 +150,52 @@ class Trainer:
         self.optimizer = section.optimizer.build(self.sparsifier.param_groups())
         self.schedule = section.schedule.bind(self.optimizer, total_steps=total_steps)
         self.sparsifier.bind(self.optimizer, total_steps=total_steps)
+        self._step = make_step(
+            section, self.model, self.loss, self.optimizer, self.schedule, self.sparsifier, self.scaler, self.device
+        )
         self.first_epoch = self.epoch
         self._round = self.sparsifier.round
 
     def _train_epoch(self) -> None:
         self.model.train()
-        model, loss_fn, optimizer, schedule, loss_sum = (
-            self.model,
-            self.loss,
-            self.optimizer,
-            self.schedule,
-            self.loss_sum,
-        )
-        order = self._order(self.epoch)
+        step, loss_sum = self._step, self.loss_sum
         clock = _Clock(self.seconds, "train")
         look = time.monotonic() + self.look_every
-        for batch in range(self.batch, self.batches):
-            x, y = self._load(order, batch)
-            loss = loss_fn(model(x), y)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            loss_sum += loss.detach()
-            self.batch = batch + 1
-            if self.on_look is not None and time.monotonic() >= look:
-                clock.stop()
-                self.on_look()
-                clock.start()
-                look = time.monotonic() + self.look_every
+        while self.batch < self.batches:
+            number = self._pass_number()
+            order = self._order(number)
+            for batch in range(self.batch % self.batches_a_pass, self.batches_a_pass):
+                loss = step(*self._load(order, batch, number))
+                loss_sum += loss.detach()
+                self.batch += 1
+                if self.on_look is not None and time.monotonic() >= look:
+                    clock.stop()
+                    self.on_look()
+                    clock.start()
+                    look = time.monotonic() + self.look_every
         clock.stop()
 
+    def _pass_number(self) -> int:
+        """Passes over the training data that have begun, counted from 1 through all epochs."""
+        return (self.epoch - 1) * self.config.train.passes + self.batch // self.batches_a_pass + 1
+
     def _end_epoch(self) -> None:
-        train_loss = self.mean_loss()
+        train_loss = self.check_finite()
         lr = self.optimizer.param_groups[0]["lr"]
         self.schedule.epoch_end(train_loss)
-        test_loss, test_accuracy = self.evaluate()
-        self._require_finite(test_loss, "test")
+        accuracy = self.metric is None
+        test_loss, test_metric = self._measure(self.data.test, "test")
+        validation_loss, validation_metric = self._measure(self.data.validation, "validation")
         line = {
             "epoch": self.epoch,
             "step": self.epoch * self.batches,
             "train_loss": train_loss,
             "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
+            "test_accuracy": test_metric if accuracy else None,
+            "test_metric": test_metric,
+            "validation_loss": validation_loss,
+            "validation_accuracy": validation_metric if accuracy else None,
+            "validation_metric": validation_metric,
             "remaining": self.sparsifier.remaining(),
             "lr": lr,
             "seconds": sum(self.seconds.values()),
@@ -165,24 +207,35 @@ class Trainer:
         if self.on_epoch is not None:
             self.on_epoch(line)
 
-    def _require_finite(self, loss: float, which: str) -> None:
-        if not math.isfinite(loss):
+    def _measure(self, split: Split | None, name: str) -> tuple[float, float] | tuple[None, None]:
+        """(mean loss, metric); nothing where there is no such split, and after epochs that are not tested."""
+        last = self.epoch == self.first_epoch + self.config.train.epochs - 1 or self.schedule.finished
+        if split is None or not (last or self.epoch % self.config.train.test_every == 0):
+            return None, None
+        loss, metric = self.evaluate(split)
+        self._require_finite(loss, f"{name} loss")
+        self._require_finite(metric, f"{name} {self.config.train.metric}")
+        return loss, metric
+
+    def _require_finite(self, value: float, which: str) -> None:
+        if not math.isfinite(value):
             raise DivergedError(
-                f"the {which} loss is {loss} in epoch {self.epoch}: training diverged; lower train.optimizer.lr, or look "
+                f"the {which} is {value} in epoch {self.epoch}: training diverged; lower train.optimizer.lr, or look "
                 "at the data for values that are not finite"
             )
 
     # ------------------------------------------------------------------ data
 
-    def _order(self, epoch: int) -> Tensor | None:
-        """Indices of this epoch's examples in order; None for the order of the data."""
+    def _order(self, number: int) -> Tensor | None:
+        """Indices of the examples of a pass in order; None for the order of the data."""
         section = self.config.train
         if section.shuffle is False:
             return None
         seed = 0 if section.data_order == "shared" else self.seed
-        return batch_order(seed, 0 if section.shuffle == "once" else epoch, len(self.data.train)).to(self.device)
+        return batch_order(seed, 0 if section.shuffle == "once" else number, len(self.data.train)).to(self.device)
 
-    def _load(self, order: Tensor | None, batch: int) -> Batch:
+    def _load(self, order: Tensor | None, batch: int, number: int) -> Batch:
+        """A batch of a pass."""
         size, train = self.config.train.batch_size, self.data.train
         where = slice(batch * size, (batch + 1) * size)
         if order is None:
@@ -190,25 +243,34 @@ class Trainer:
         else:
             x, y = train.x.index_select(0, order[where]), train.y.index_select(0, order[where])
         if self.config.data.augment is not None:
-            generator = torch.Generator().manual_seed(augment_seed(self.seed, self.epoch, batch))
+            generator = torch.Generator().manual_seed(augment_seed(self.seed, number, batch))
             x = self.config.data.augment(x, generator)
         return x, y
 
-    def evaluate(self) -> tuple[float, float]:
-        """(mean loss, accuracy) on the test split, as the finalized model would do it."""
+    def evaluate(self, split: Split) -> tuple[float, float]:
+        """(mean loss, metric) on a split, as the finalized model would do it in the run's precision."""
         self.model.eval()
-        size, test = self.config.train.eval_batch_size, self.data.test
+        size = self.config.train.eval_batch_size
         clock = _Clock(self.seconds, "evaluate")
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        with torch.inference_mode(), self.sparsifier.sparse():
-            for x, y in zip(test.x.split(size), test.y.split(size), strict=True):
+        outputs = []
+        with torch.inference_mode(), self.sparsifier.sparse(), autocast(self.config.train, self.device):
+            for x, y in zip(split.x.split(size), split.y.split(size), strict=True):
                 output = self.model(x)
                 loss_sum += self.loss(output, y) * len(y)
-                correct += (output.argmax(dim=1) == y).sum()
-        result = float(loss_sum) / len(test), int(correct) / len(test)
+                if self.metric is None:
+                    correct += (output.argmax(dim=1) == y).sum()
+                else:
+                    outputs.append(output)
+        loss = float(loss_sum) / len(split)
+        if self.metric is None:
+            value = int(correct) / len(split)
+        else:
+            with torch.no_grad():
+                value = self.metric(torch.cat(outputs).float(), split.y)
         clock.stop()
-        return result
+        return loss, value
 
     # ------------------------------------------------------------------ saving
 
@@ -226,6 +288,7 @@ class Trainer:
             "first_epoch": self.first_epoch,
             "loss_sum": self.loss_sum,
             "seconds": dict(self.seconds),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -242,10 +305,12 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
         self.loss_sum.copy_(state["loss_sum"])
         self.seconds.update(state["seconds"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
 
 
 class _ScoringBatches:
-    """The batches of the first epoch, for methods that score weights on data; can be gone through several times."""
+    """The batches of the first pass, for methods that score weights on data; can be gone through several times."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -253,10 +318,10 @@ class _ScoringBatches:
     def __iter__(self) -> Iterator[Batch]:
         order = self._trainer._order(1)
         for batch in range(len(self)):
-            yield self._trainer._load(order, batch)
+            yield self._trainer._load(order, batch, 1)
 
     def __len__(self) -> int:
-        return self._trainer.batches
+        return self._trainer.batches_a_pass
 
 
 class _Clock:

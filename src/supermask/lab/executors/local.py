@@ -20,16 +20,19 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, Generic, TypeVar
 
+from supermask.errors import RunError
+
 J = TypeVar("J")
 Send = Callable[[Any], None]
 Task = Callable[[J, Send, Callable[[], bool]], None]
 
-STOP_SECONDS: Final = 5.0  # what workers get to take a checkpoint when the driver is stopped
+STOP_SECONDS: Final = 30.0  # what workers get to end their step and take a checkpoint when the driver is stopped
 KEEP_MEMORY: Final = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
+_READY: Final = "ready"  # a worker has started
 _IDLE: Final = "idle"  # a worker has done its job
 _QUIT: Final = "quit"  # the driver has no more of them
 
@@ -42,6 +45,7 @@ def run_jobs(
     threads: int,
     on_message: Callable[[Any], None],
     on_death: Callable[[J, str], None],
+    on_stop: Callable[[], None] | None = None,
 ) -> None:
     """Do all jobs and return; on an exception (Ctrl-C included) stop the workers first.
 
@@ -53,6 +57,10 @@ def run_jobs(
         threads: Threads of each.
         on_message: Gets what a task sends, in this process.
         on_death: Gets a job whose worker died, and why; the job is not tried again.
+        on_stop: Called after Ctrl-C, before the workers get :data:`STOP_SECONDS`; a second Ctrl-C kills them at once.
+
+    Raises:
+        RunError: A worker process ended before it took its job; so would all others.
     """
     waiting = deque(jobs)
     pool: list[_Worker[J]] = []
@@ -64,7 +72,9 @@ def run_jobs(
             for worker in _ready(pool):
                 if not worker.read(on_message):
                     pool.remove(worker)
-                    on_death(worker.job, worker.why_dead())
+                    why = worker.why_dead()
+                    worker.require_started()
+                    on_death(worker.job, why)
                 elif worker.idle:
                     if waiting:
                         worker.give(waiting.popleft())
@@ -72,10 +82,13 @@ def run_jobs(
                         worker.quit()
                         pool.remove(worker)
                         leaving.append(worker)
+    except KeyboardInterrupt:
+        if on_stop is not None:
+            on_stop()
+        raise
     finally:
         _stop(pool)
-        for worker in leaving:
-            worker.close()
+        _stop(leaving, ask=False)
 
 
 class _Worker(Generic[J]):
@@ -88,6 +101,7 @@ class _Worker(Generic[J]):
         with _worker_environment(threads), _interrupts_blocked():
             self.process.start()
         other.close()  # so that the death of the worker ends the pipe
+        self.ready = False
         self.give(job)
 
     def give(self, job: J) -> None:
@@ -107,7 +121,9 @@ class _Worker(Generic[J]):
                 message = self.connection.recv()
             except (EOFError, OSError):
                 return False
-            if message == _IDLE:
+            if message == _READY:
+                self.ready = True
+            elif message == _IDLE:
                 self.idle = True
             else:
                 on_message(message)
@@ -126,6 +142,15 @@ class _Worker(Generic[J]):
         how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return f"worker {how}; run the same command to resume"
 
+    def require_started(self) -> None:
+        """Refuse a dead worker that ended by an error of its own before it was ready."""
+        code = self.process.exitcode
+        if not self.ready and code is not None and code > 0:
+            raise RunError(
+                f"a worker process could not start (exit code {code}, its error is above); a script that starts workers "
+                "needs `if __name__ == '__main__':` around what it does, or workers=0"
+            )
+
     def quit(self) -> None:
         """Let an idle worker end."""
         with contextlib.suppress(OSError):
@@ -143,9 +168,14 @@ def _ready(pool: list[_Worker[J]]) -> list[_Worker[J]]:
     return [worker for worker in pool if worker.connection in found or worker.process.sentinel in found]
 
 
-def _stop(pool: list[_Worker[J]]) -> None:
-    """Ask workers to take a checkpoint and end; kill those that do not within :data:`STOP_SECONDS`."""
-    for worker in pool:
+def _stop(pool: list[_Worker[J]], *, ask: bool = True) -> None:
+    """Ask workers to take a checkpoint and end; kill those that do not within :data:`STOP_SECONDS`.
+
+    Args:
+        pool: The workers.
+        ask: False for workers that have been told to quit.
+    """
+    for worker in pool if ask else ():
         worker.process.terminate()
     deadline = time.monotonic() + STOP_SECONDS
     try:
@@ -179,6 +209,9 @@ def _work(connection: Connection, task: Task[Any]) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
+        signal.signal(signal.SIGHUP, stop)  # the terminal was closed
+    send(_READY)
     with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):  # the driver is gone, or wants an end
         while not stopping and (job := connection.recv()) != _QUIT:
             at_work = True

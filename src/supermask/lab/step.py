@@ -1,0 +1,115 @@
+"""One step of the optimizer: plain, or in mixed precision and with clipped gradients. The same code on every device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.utils import clip_grad_norm_
+
+from supermask.core.sparsifier import Sparsifier
+from supermask.lab.config import Clip, TrainSection
+from supermask.lab.parts import Loss
+from supermask.optim import PlateauRule, Scheduler
+
+Step = Callable[[Tensor, Tensor], Tensor]
+DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast(section: TrainSection, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """A fresh context in which a model computes in the run's precision.
+
+    One for each step: it keeps cast copies of parameters until it ends, and a step changes them.
+    """
+    if section.precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, DTYPES[section.precision])
+
+
+def grad_scaler(section: TrainSection, device: torch.device) -> GradScaler | None:
+    """What keeps small gradients alive in float16; the other precisions need none."""
+    return GradScaler(device.type) if section.precision == "float16" else None
+
+
+def make_step(
+    section: TrainSection,
+    model: nn.Module,
+    loss_fn: Loss,
+    optimizer: torch.optim.Optimizer,
+    schedule: Scheduler | PlateauRule,
+    sparsifier: Sparsifier,
+    scaler: GradScaler | None,
+    device: torch.device,
+) -> Step:
+    """The function that takes one step on a batch (x, y) and returns its loss.
+
+    What is switched off costs nothing. A step that the scaler leaves out moves neither weights nor schedules.
+    """
+    clip = None if section.clip is None else _clipping(section.clip, optimizer)
+    if scaler is not None:
+        _make_momentum(optimizer)
+
+    def plain(x: Tensor, y: Tensor) -> Tensor:
+        loss = loss_fn(model(x), y)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        return loss
+
+    def unscaled(x: Tensor, y: Tensor) -> Tensor:
+        with autocast(section, device):
+            loss = loss_fn(model(x), y)
+        loss.backward()
+        if clip is not None:
+            clip()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        return loss
+
+    def scaled(x: Tensor, y: Tensor) -> Tensor:
+        assert scaler is not None
+        with autocast(section, device):
+            loss = loss_fn(model(x), y)
+        scaler.scale(loss).backward()
+        if clip is not None:
+            scaler.unscale_(optimizer)
+            clip()
+        before = sparsifier.step
+        scaler.step(optimizer)
+        scaler.update()
+        if sparsifier.step != before:
+            schedule.step()
+        optimizer.zero_grad()
+        return loss
+
+    if scaler is not None:
+        return scaled
+    return plain if section.precision == "float32" and clip is None else unscaled
+
+
+def _make_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD its momentum buffers, of zeros, which its first step would make.
+
+    torch's fused SGD makes them without values, and leaves them so where the scaler leaves that step out.
+    """
+    for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
+        for parameter in group["params"] if group["momentum"] else ():
+            state = optimizer.state[parameter]
+            state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+
+
+def _clipping(clip: Clip, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parts = [parameters] if clip.over == "all" else [[parameter] for parameter in parameters]
+
+    def apply() -> None:
+        for part in parts:
+            clip_grad_norm_(part, clip.norm)
+
+    return apply

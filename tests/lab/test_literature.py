@@ -1,0 +1,139 @@
+"""Quoted numbers: ids, labels, and the file that holds them."""
+
+import dataclasses
+
+import pytest
+
+from supermask.errors import ConfigError
+from supermask.lab.annotations import parse_published, parse_table
+from supermask.lab.literature import literature, published
+from supermask.lab.load import load_experiment
+from supermask.lab.plan import expand
+
+from .helpers import experiment
+
+ID = "signed-supermask/fcn"
+
+
+def quoting(section, **options):
+    return dataclasses.replace(experiment(**options), published=parse_published(section))
+
+
+def test_an_id_becomes_cells():
+    found = published(quoting({"rows": {"dense": ID}}), ["dense"])
+    cells = found.rows["dense"]
+    assert (cells["accuracy"], cells["remaining"], cells["n"]) == ([97.48, 97.3, 97.7], [3.77, 3.7, 3.8], 50)
+    assert cells["label"] == "dense"
+    assert cells["source"] == "authors' README (January 2022)"
+    assert cells["trust"] == "authors' README"
+    assert "compression" not in cells
+    assert found.others == []
+
+
+def test_others_keep_their_labels():
+    own = {"label": "mine", "source": "a note", "accuracy": [98]}
+    found = published(quoting({"others": [ID, own]}), ["dense"])
+    assert [cells["label"] for cells in found.others] == ["FCN", "mine"]
+    assert found.others[1] == own
+
+
+def test_another_without_a_label():
+    with pytest.raises(ConfigError, match=r"published\.others\.0\.label: missing; a row without runs needs a name"):
+        published(quoting({"others": [{"source": "a note", "accuracy": [98]}]}), ["dense"])
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"rows": {"dnse": ID}}, r"published\.rows\.dnse: no run has this label; did you mean 'dense'\?"),
+        ({"rows": {"dense": "signed-supermask/fnc"}},
+         r"published\.rows\.dense: literature\.yaml has no entry .*; did you mean 'signed-supermask/fcn'\?"),
+        ({"others": ["zhou/fnc"]}, r"published\.others\.0: literature\.yaml has no entry 'zhou/fnc'; did you mean 'zhou/fcn'"),
+    ],
+)  # fmt: skip
+def test_a_plan_refuses_unknown_labels_and_ids(section, message):
+    with pytest.raises(ConfigError, match=message):
+        expand(quoting(section))
+
+
+def test_a_plan_refuses_quoted_settings_of_an_unknown_label():
+    table = parse_table(
+        {"kind": "settings", "columns": {"rate": "train.optimizer.lr"}, "quoted": {"dens": {"rate": "1"}}}
+    )
+    with pytest.raises(ConfigError, match=r"table\.quoted\.dens: no run has this label; did you mean 'dense'\?"):
+        expand(dataclasses.replace(experiment(), table=table))
+
+
+def test_settings_of_the_command_line_may_rename_runs(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "{model: {name: fcn}, data: {name: digits}, method: {name: dense}, "
+        "train: {epochs: 1, optimizer: {name: sgd, lr: 0.1}}, published: {rows: {dense: signed-supermask/fcn}}}"
+    )
+    loaded = load_experiment(path, settings=["vary.train.epochs=[1, 2]"])
+    labels = [spec.label for spec in expand(loaded)]
+    assert labels == ["dense epochs=1", "dense epochs=2"]
+    assert published(loaded, labels).rows == {}
+
+
+def test_a_table_of_literature_has_no_runs():
+    found = quoting({"others": [ID]})
+    found = dataclasses.replace(found, base={}, table=parse_table({"kind": "literature"}))
+    assert expand(found) == []
+    with pytest.raises(ConfigError, match=r"published\.others\.0: literature\.yaml has no entry"):
+        expand(dataclasses.replace(found, published=parse_published({"others": ["nothing"]})))
+
+
+# ---------------------------------------------------------------------- the file
+
+
+def test_every_entry_has_a_label_and_a_number_or_a_remark():
+    for name, cells in literature().items():
+        given = cells.to_dict()
+        assert given["label"], name
+        assert given["trust"], name
+        assert "accuracy" in given or "note" in given, name
+
+
+def test_shares_are_per_cent_and_ranges_are_ordered():
+    for name, cells in literature().items():
+        for key in ("accuracy", "remaining"):
+            mean, *band = cells.to_dict().get(key, [50])
+            assert 0 < mean <= 100, (name, key)
+            # one published mean lies outside its own band
+            assert not band or band[0] <= mean <= band[1] or name == "signed-supermask/conv4/dense", (name, key)
+
+
+def test_counts_agree_with_shares():
+    for name, cells in literature().items():
+        if cells.weights and cells.remaining and cells.start_weights:
+            share = 100 * cells.weights[0] / cells.start_weights
+            # published counts are rounded; one size of a start is wrong by a tenth, as its note says
+            assert share == pytest.approx(cells.remaining[0], rel=0.06) or name == "snip/wrn-16-8", name
+
+
+@pytest.fixture
+def own_file(tmp_path, monkeypatch):
+    def read(text):
+        (tmp_path / "literature.yaml").write_text(text)
+        return literature.__wrapped__()
+
+    monkeypatch.setattr("supermask.lab.literature.shipped_folder", lambda: tmp_path)
+    return read
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{source: {}, entries: {}}", r"source: unknown key; did you mean 'sources'\?"),
+        ("{sources: {a: {text: A}}, entries: {}}", r"sources\.a\.trust: missing"),
+        ("{sources: {a: {text: A, trust: figures}}, entries: {}}", r"sources\.a\.trust: expected .*'figure'.*got 'figures'"),
+        ("{sources: {book: {text: A, trust: figure}}, entries: {x: {source: boook}}}",
+         r"entries\.x\.source: no source is called 'boook'; did you mean 'book'\?"),
+        ("{sources: {book: {text: A, trust: figure}}, entries: {x: {source: book, accuracy: 97}}}",
+         r"entries\.x\.accuracy: expected a list.*, got 97"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file(own_file, text, message):
+    with pytest.raises(ConfigError, match=message):
+        own_file(text)
