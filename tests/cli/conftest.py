@@ -69,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def known_methods() -> Iterator[None]:
     """Forget the methods that a test registers."""
-    before = dict(registry._METHODS)
+    before = registry.methods()
     yield
     registry._METHODS.clear()
     registry._METHODS.update(before)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_a_results_folder_that_cannot_be_written(supermask: Invoke, tmp_path: Pa
 
 
 def test_a_results_folder_is_left_as_it_was(tmp_path: Path) -> None:
-    assert findings.results_folder(tmp_path / "runs").value.endswith("(will be made, writable)")
+    assert findings.results_folder(tmp_path / "runs").value.startswith(f"{tmp_path / 'runs'} (will be made, writable, ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -97,3 +98,47 @@ def test_a_broken_installation_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_release(version: str, numbers: tuple[int, ...]) -> None:
     assert findings.release(version) == numbers
+
+
+def test_the_space_that_is_left(supermask: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=499_000_000))
+    result = supermask("doctor")
+    assert result.exit_code == 1
+    assert "runs (will be made, writable, 0.5 GB free)" in result.stdout
+    assert (
+        "WRONG results folder: 499 MB are left on its disk, and a run that cannot write fails: make room"
+        in result.stdout
+    )
+
+
+def test_data_folders_that_are_not_there(supermask: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERMASK_DATA", str(tmp_path / "nothing"))
+    (tmp_path / "file").touch()
+    result = supermask("doctor", "--data-dir", tmp_path / "file")
+    assert result.exit_code == 1
+    way = "name the folder that holds the data sets"
+    assert f"WRONG data folder (--data-dir): cannot be read (Not a directory): {way}\n" in result.stdout
+    assert f"WRONG data folder (SUPERMASK_DATA): cannot be read (No such file or directory): {way}\n" in result.stdout
+    monkeypatch.setenv("SUPERMASK_DATA", str(tmp_path))
+    assert f"{tmp_path} (1 entries)" in supermask("doctor").stdout
+
+
+def test_data_that_may_not_be_read(supermask: Invoke, tmp_path: Path, ordinary_user: Any) -> None:
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    try:
+        for path, told in (
+            (folder, f"WRONG data: {folder}"),
+            (folder.parent, "WRONG data folder (--data-dir): cannot be read (Permission denied): name the folder"),
+        ):
+            path.chmod(0)
+            with ordinary_user():
+                result = supermask("doctor", "--data-dir", folder.parent)
+            assert result.exit_code == 1
+            assert told in result.stdout
+            assert "Permission denied" in result.stdout
+            path.chmod(0o755)
+    finally:
+        folder.parent.chmod(0o755)
+        folder.chmod(0o755)

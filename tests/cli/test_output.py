@@ -5,9 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from supermask.cli.output import download_bar, draw, print_error, print_grids, print_json, print_text
+from supermask.cli.output import download_bar, draw, print_document, print_error, print_grids, print_json, print_text
 from supermask.cli.prose import fill_docstring
 from supermask.report.grid import Grid
+from supermask.report.table import Document
 
 NUMBERS = Grid("Numbers [5 %]", ("label", "n"), (("a long label", "1"), ("b", "22")))
 PROSE = Grid(
@@ -63,6 +64,28 @@ def test_terminals_get_drawn_tables(capsys: pytest.CaptureFixture[str], monkeypa
     assert max(len(line.rstrip()) for line in out.splitlines()[-3:]) <= 30
     print_error("something [is] wrong")
     assert "\x1b[31merror: something [is] wrong\x1b[0m" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_report_is_folded_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = Grid("Wide", ("label", "first", "second"), (("a", "1" * 20, "2" * 20),))
+    failed = Grid("Failed", ("run", "error"), (("b", "words " * 10),), frozenset({0, 1}))
+    document = Document(grids=(wide,), failed=(failed,), remarks=("a remark",))
+    print_document(document)
+    assert capsys.readouterr().out == document.to_text()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    print_document(document)
+    out = capsys.readouterr().out
+    assert [out.count(word) for word in ("Wide", "label", "1" * 20, "2" * 20, "Failed", "a remark")] == [
+        1,
+        2,
+        1,
+        1,
+        1,
+        1,
+    ]
 
 
 def test_json_is_strict() -> None:

@@ -12,8 +12,10 @@ from supermask.cli.progress import Board, clock
 from supermask.lab.events import Event
 
 
-def board(n: int = 3) -> Board:
-    return Board.of([SimpleNamespace(id=f"run{i}", label="dense", seed=i) for i in range(n)])  # type: ignore[misc]
+def board(n: int = 3, *metrics: str) -> Board:
+    sections = [{"train": {"metric": name}} for name in metrics] + [{"train": {}}] * n
+    specs = [SimpleNamespace(id=f"run{i}", label="dense", seed=i, sections=sections[i]) for i in range(n)]
+    return Board.of(specs)  # type: ignore[arg-type]
 
 
 def event(kind: Any, run: int = 0, **values: Any) -> Event:
@@ -47,6 +49,27 @@ def test_the_pace_is_that_of_the_last_epochs() -> None:
         assert line.seconds_per_epoch == pytest.approx(100 if epoch == 1 else 1)
     assert line.seconds_left == pytest.approx(10)
     assert here.update(event("done", epoch=30, epochs=30, seconds=129.0)).seconds_per_epoch == pytest.approx(129 / 30)
+
+
+def test_runs_that_are_judged_by_another_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"epoch": 2, "epochs": 2, "batch": 1, "batches": 1, "loss": 0.5, "density": 0.5, "seconds": 4.0}
+    here = board(1, "package.module:deviation")
+    assert here.metric_header == "deviation"
+    with Lines(here) as show:
+        show(event("started"))
+        show(event("done", metric=0.12345, **values))
+        show(event("skipped", message="finished already", metric=0.12345, seconds=4.0))
+    assert capsys.readouterr().out.splitlines() == [
+        "dense, seed 0: done, epoch 2/2, loss 0.5000, deviation 0.1235, remaining 50.00 %, 4.0 s",
+        "finished before: 1 of 1 runs",
+    ]
+    lines = drawn(LiveTable(board(1, "rmse")), 100, 30)
+    assert lines[0].split() == ["run", "seed", "state", "epoch", "loss", "rmse", "rem.", "%", "s/epoch", "ETA"]
+    mixed = board(2, "rmse")
+    assert mixed.metric_header == "metric"
+    assert mixed.update(event("epoch", metric=0.25)).cells()[3] == "0.2500"
+    assert mixed.update(event("epoch", 1, metric=0.25, accuracy=0.25)).cells()[3] == "25.00"
+    assert board(0).metric_header == "acc. %"
 
 
 def test_a_very_long_message_is_cut() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Invoke
+from .conftest import TINY, Invoke
+from .test_json import EXAMPLES, compare
 
 
 def test_a_folder_and_its_experiment_give_the_same_rows(supermask: Invoke, finished: Path) -> None:
@@ -66,12 +67,122 @@ def test_formats(supermask: Invoke, finished: Path) -> None:
     assert "supermask: layers, mean over 2 runs" in supermask("report", runs, "--per-layer").stdout
 
 
+def test_single_epochs(supermask: Invoke, finished: Path) -> None:
+    text = supermask("report", finished / "runs", "--epoch", "2, 1,1").stdout
+    table = next(part.splitlines() for part in text.split("\n\n") if part.startswith("At single epochs"))
+    assert [line.split()[:2] for line in table[3:]] == [
+        ["plain", "1"],
+        ["plain", "2"],
+        ["supermask", "1"],
+        ["supermask", "2"],
+    ]
+    assert "At single epochs" not in supermask("report", finished / "runs").stdout
+
+
+OTHERS = "  others: [{label: Others 2019, source: another paper, accuracy: [65], epochs: 100, start_weights: 5}]\n"
+QUOTED = f"""
+published:
+  rows:
+    supermask: {{source: a paper, accuracy: [97.5, 97.0, 98.0], remaining: [3.75], n: 50, batchnorm: false, bits: 1}}
+{OTHERS}"""
+SETTINGS = """
+table:
+  kind: settings
+  columns: {rate: train.optimizer.lr, weights: model.weights}
+  quoted: {supermask: {rate: ".05"}}
+  source: table 8
+"""
+
+
+def test_published_numbers_stand_beside_ours(supermask: Invoke, finished: Path) -> None:
+    Path("tiny.yaml").write_text(TINY + QUOTED)
+    lines = supermask("report", "tiny.yaml", "--out", finished / "runs").stdout.splitlines()
+    assert [line.split()[0] for line in lines[3:7]] == ["plain", "supermask", "quoted", "Others"]
+    assert "[1] quoted, not run here: a paper." in lines
+    assert "quoted" not in supermask("report", finished / "runs").stdout
+    latex = supermask("report", "tiny.yaml", "--out", finished / "runs", "--format", "latex").stdout
+    assert r"\quad quoted [1] & 50 & 97.5 [97.0, 98.0] & -- & 3.75 \\" in latex
+    content = json.loads(supermask("report", "tiny.yaml", "--out", finished / "runs", "--epoch", "1", "--json").stdout)
+    compare(content, EXAMPLES["report"])
+    assert [len(row["quoted"]) for row in content["rows"]] == [0, 1]
+    assert [quote["label"] for quote in content["quoted"]] == ["Others 2019"]
+
+
+def test_run_shows_published_numbers(supermask: Invoke, finished: Path) -> None:
+    Path("tiny.yaml").write_text(TINY + QUOTED)
+    shutil.copytree(finished / "runs", "runs")
+    text = supermask("run", "tiny.yaml", "--workers", 0).stdout
+    assert "quoted [1]" in text
+    assert "[2] quoted, not run here: another paper." in text
+    content = json.loads(supermask("run", "tiny.yaml", "--workers", 0, "--json").stdout)
+    assert content["report"]["rows"][1]["quoted"][0]["source"] == "a paper"
+
+
+def test_settings_come_before_results(supermask: Invoke, finished: Path) -> None:
+    Path("tiny.yaml").write_text(TINY + QUOTED + SETTINGS)
+    text = supermask("report", "tiny.yaml", "--out", finished / "runs").stdout
+    assert text.splitlines()[:7] == [
+        "tiny: settings",
+        "label               rate  weights",
+        "------------------  ----  -------",
+        "supermask           0.05  1,184",
+        "  quoted (table 8)  .05   –",
+        "plain               0.05  1,184",
+        "",
+    ]
+    assert text.splitlines()[7].startswith("Last epoch")
+    content = json.loads(supermask("report", "tiny.yaml", "--out", "nothing", "--json").stdout)
+    compare(content, EXAMPLES["report"])
+    assert content["settings"][0]["rows"][0] == ["supermask", 0.05, ".05", 1184]
+    before = supermask("report", "tiny.yaml", "--out", "nothing").stdout
+    assert before.startswith("tiny: settings")
+    assert "4 planned runs have no result yet." in before
+
+
+def test_literature_needs_no_runs(supermask: Invoke) -> None:
+    Path("known.yaml").write_text("table: {kind: literature}\npublished:\n" + OTHERS)
+    text = supermask("report", "known.yaml").stdout
+    assert text.splitlines()[0] == "Quoted from the literature"
+    assert text.splitlines()[3].split()[:3] == ["Others", "2019", "[1]"]
+    assert "No finished run" not in text
+
+
+def test_a_run_named_twice_counts_once(supermask: Invoke, finished: Path) -> None:
+    Path("more.yaml").write_text(TINY.replace("seed: [0, 1]", "seed: [0, 1, 2]"))
+    shutil.copytree(finished / "runs", "runs")
+    (failed, unfinished, *_) = sorted(Path("runs/tiny").iterdir())
+    for path in (failed, unfinished):
+        (path / "result.json").unlink()
+    record = {"schema": 1, "run": failed.name, "label": "plain", "seed": 0, "error": "E", "traceback": ""}
+    (failed / "failed.json").write_text(json.dumps(record))
+    once = json.loads(supermask("report", "more.yaml", "--json").stdout)
+    twice = json.loads(supermask("report", "more.yaml", finished / "tiny.yaml", "--json").stdout)
+    assert twice == once
+    assert (len(once["failed"]), once["missing"]) == (1, 3)
+
+
+def test_labels_keep_the_order_of_the_plan(supermask: Invoke, finished: Path) -> None:
+    shutil.copytree(finished / "runs", "runs")
+    variants = "    c: {method: {name: random, density: 0.5}}\n    b: {method: {name: random, density: 0.25}}\n"
+    Path("tiny.yaml").write_text(TINY + variants)
+    assert supermask("run", "tiny.yaml", "--workers", 0).exit_code == 0
+    plan = json.loads(supermask("plan", "tiny.yaml", "--json").stdout)["runs"]
+    first = next(run for run in plan if (run["label"], run["seed"]) == ("supermask", 0))
+    (Path(first["folder"]) / "result.json").unlink()
+    rows = json.loads(supermask("report", "tiny.yaml", "--json").stdout)["rows"]
+    assert [row["label"] for row in rows] == ["plain", "supermask", "c", "b"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "html"], "format must be one of text, markdown, csv, json, got 'html'"),
+        (["--format", "html"], "format must be one of text, markdown, latex, csv, json, got 'html'"),
         (["--spread", "range"], "spread must be one of quantiles, std, got 'range'"),
         (["--set", "train.epochs=3"], "--set changes an experiment, but"),
+        (["--epoch", "20,x"], "--epoch: expected epochs from 1 on, such as 20,40,80, got '20,x'"),
+        (["--epoch", "0"], "--epoch: expected epochs from 1 on, such as 20,40,80, got '0'"),
+        (["--epoch", "1,3"], "no run has an epoch 3: the longest trained for 2; epochs count from 1"),
+        (["--epoch", "1", "--per-layer", "--format", "csv"], "CSV holds one table"),
     ],
 )
 def test_wrong_options_are_told(arguments: list[str], message: str, supermask: Invoke, finished: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from supermask.report.quoted import Quote
+
 
 def result(**changes: Any) -> dict[str, Any]:
     """One finished run: 1,000 weights, 900 of them targeted, all kept. `changes` replace entries, "a.b" nested ones."""
@@ -76,3 +78,28 @@ def pair() -> list[dict[str, Any]]:
         for seed, accuracy in enumerate((0.95, 0.96, 0.97))
     ]
     return masked + dense
+
+
+def validated(seed: int, **changes: Any) -> dict[str, Any]:
+    """A run with 100 held-out examples: 90 % on them at the end, 91 % on the test set in the epoch they select."""
+    measured = {"last": 0.96, "best": 0.97, "best_epoch": 8, "validation_selected": 0.91}
+    measured |= {"validation": 0.90, "validation_epoch": 5}
+    metric = {"name": "accuracy", "better": "higher", **measured}
+    return result(
+        seed=seed, run=f"{seed:012x}", **{"accuracy": measured, "metric": metric, "n_validation": 100}, **changes
+    )
+
+
+def regression(seed: int, last: float, **changes: Any) -> dict[str, Any]:
+    """A run that is judged by the mean absolute error."""
+    metric = {"name": "mae", "better": "lower", "last": last, "best": last / 2, "best_epoch": 3}
+    metric |= {"validation_selected": None, "validation": None, "validation_epoch": None}
+    nothing = dict.fromkeys(("last", "best", "best_epoch", "validation_selected", "validation", "validation_epoch"))
+    own = {"label": "regression", "model": "userparts:build", "data": "npz", "accuracy": nothing, "metric": metric}
+    return result(seed=seed, run=f"{seed:012x}", **{**own, **changes})
+
+
+def quote(beside: str = "", **cells: Any) -> Quote:
+    """What a paper prints for the row of that label, or for something we do not run."""
+    given = {"label": "Others 2019", "source": "a paper, table 1", "accuracy": [93.5, 93.0, 94.0], "remaining": [9.9]}
+    return Quote.of(given | cells, experiment="quickstart" if beside else "", beside=beside)

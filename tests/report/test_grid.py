@@ -40,3 +40,21 @@ def test_csv_quotes() -> None:
 def test_a_row_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(AssertionError, match="1 cells under 2 headers"):
         Grid("", ("a", "b"), (("x",),))
+
+
+def test_a_wide_table_is_folded() -> None:
+    grid = Grid("Title", ("label", "first", "second"), (("a" * 30, "1" * 20, "2" * 20),), frozenset({0, 2}), ("note",))
+    assert grid.fold(64) == [grid]  # the label wraps to 20
+    first, second = grid.fold(60)
+    assert (first.headers, second.headers) == (("label", "first"), ("label", "second"))
+    assert (first.title, second.title) == ("Title", "")
+    assert (first.left, second.left) == (frozenset({0}), frozenset({0, 1}))
+    assert second.rows == (("a" * 30, "2" * 20),)
+    assert len(grid.fold(10)) == 2
+
+
+def test_parts_leave_out_lines_that_say_nothing() -> None:
+    rows = (("a", "1" * 20, "–"), ("  quoted", "–", "2" * 20), ("b", "–", "–"))
+    first, second = Grid("", ("label", "first", "second"), rows).fold(40)
+    assert [row[0] for row in first.rows] == ["a", "b"]
+    assert [row[0] for row in second.rows] == ["a", "  quoted", "b"]

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from supermask.errors import ConfigError
 from supermask.report.summary import repeated_seeds, summarize
 
-from .results import pair, result, sparse
+from .results import pair, regression, result, sparse, validated
 
 
 def test_the_dense_baseline_comes_first_and_labels_keep_their_order() -> None:
@@ -104,3 +107,112 @@ def test_repeated_seeds_are_told() -> None:
 def test_quantiles_are_estimated_below_twenty_runs() -> None:
     assert summarize([result(seed=seed) for seed in range(19)])[0].estimated
     assert not summarize([result(seed=seed) for seed in range(20)])[0].estimated
+
+
+def metrics(results: list[dict[str, Any]], **changes: Any) -> dict[str, list[dict[str, Any]]]:
+    """Ten epochs of each run: 80 % at the first, one per cent more at each; 100 weights fewer remain at each."""
+    return {
+        entry["run"]: [
+            {
+                "epoch": epoch,
+                "test_accuracy": 0.79 + 0.01 * epoch,
+                "test_metric": epoch / 10,
+                "test_loss": 1 / epoch,
+                "remaining": 1000 - 100 * epoch,
+            }
+            | changes
+            for epoch in range(1, entry["epochs"] + 1)
+        ]
+        for entry in results
+    }
+
+
+def test_single_epochs() -> None:
+    results = pair()
+    dense, masked = summarize(results, epochs=[2, 10], metrics=metrics(results))
+    assert [at.epoch for at in masked.at_epochs] == [2, 10]
+    early = dense.at_epochs[0]
+    assert early.metric is not None
+    assert early.test_loss is not None
+    assert early.density is not None
+    assert early.metric.mean == pytest.approx(0.81)
+    assert early.metric.n == 3
+    assert early.test_loss.mean == 0.5
+    assert early.density.mean == pytest.approx(800 / 900)
+
+
+def test_single_epochs_of_another_metric() -> None:
+    results = [regression(0, 0.5)]
+    (row,) = summarize(results, epochs=[3], metrics=metrics(results, test_accuracy=None))
+    assert row.at_epochs[0].metric is not None
+    assert row.at_epochs[0].metric.mean == 0.3
+
+
+def test_a_shorter_row_lacks_an_epoch() -> None:
+    results = [result(run="a", epochs=10), result(run="b", label="short", epochs=5)]
+    rows = summarize(results, epochs=[5, 8], metrics=metrics(results))
+    assert [[at.epoch for at in row.at_epochs] for row in rows] == [[5, 8], [5]]
+
+
+def test_an_epoch_that_no_run_has() -> None:
+    with pytest.raises(ConfigError, match="no run has an epoch 11: the longest trained for 10; epochs count from 1"):
+        summarize(pair(), epochs=[5, 11], metrics=metrics(pair()))
+    assert summarize([], epochs=[11]) == []
+
+
+def test_metrics_that_lack_an_epoch() -> None:
+    lines = metrics(pair())
+    del lines["000000000001"][4]
+    with pytest.raises(ConfigError, match=r"run 000000000001 \('signed-supermask', seed 1\) has no epoch 5 in its"):
+        summarize(pair(), epochs=[5], metrics=lines)
+
+
+def test_results_of_older_versions_are_judged_by_accuracy() -> None:
+    (row,) = summarize([result()])
+    assert (row.metric.name, row.metric.better, row.n_validation, row.precision) == ("accuracy", "higher", 0, "float32")
+    assert row.metric.last == row.accuracy
+    assert row.metric.best == row.accuracy_best
+    assert row.metric.validation_selected is row.metric.validation is None
+    assert row.macs.dense is row.macs.convention is row.peak_device_memory is None
+
+
+def test_validation_is_kept_apart() -> None:
+    (row,) = summarize([validated(0), validated(1)])
+    assert row.n_validation == 100
+    for spread, mean in (
+        (row.accuracy, 0.96),
+        (row.accuracy_best, 0.97),
+        (row.metric.validation_selected, 0.91),
+        (row.metric.validation, 0.90),
+    ):
+        assert spread is not None
+        assert spread.mean == pytest.approx(mean)
+
+
+def test_another_metric_has_no_accuracy() -> None:
+    (row,) = summarize([regression(0, 0.2), regression(1, 0.4)])
+    assert row.accuracy is row.accuracy_best is None
+    assert (row.metric.name, row.metric.better) == ("mae", "lower")
+    assert row.metric.last is not None
+    assert row.metric.last.mean == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"n_validation": 50}, {"n_train": 5}])
+def test_what_trained_differently_is_not_mixed(changes: dict[str, Any]) -> None:
+    assert [row.n for row in summarize([result(), result(**changes)])] == [1, 1]
+
+
+def test_a_baseline_of_another_size_is_none() -> None:
+    wide = sparse(0, 0.9, 90, 11.0, **{"counts.weights_total": 2000})
+    assert [row.extra_time for row in summarize([result(), wide])] == [None, None]
+
+
+def test_macs_and_device_memory() -> None:
+    macs = {"dense": 500, "remaining": 50, "convention": "one input"}
+    results = [result(macs=macs, memory={"peak_rss": 10, "peak_device": 20})]
+    (row,) = summarize(results)
+    assert row.macs.dense is not None
+    assert row.macs.remaining is not None
+    assert row.peak_device_memory is not None
+    assert (row.macs.dense.mean, row.macs.remaining.mean, row.macs.convention) == (500, 50, "one input")
+    assert row.peak_device_memory.mean == 20

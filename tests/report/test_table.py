@@ -3,14 +3,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from typing import Any
 
 import pytest
 
 from supermask.errors import ConfigError
+from supermask.report import table
+from supermask.report.content import Content, View
 from supermask.report.summary import summarize
-from supermask.report.table import render
 
-from .results import pair, result, sparse
+from .results import pair, regression, result, sparse, validated
 
 FAILURE = {
     "schema": 1,
@@ -22,9 +25,16 @@ FAILURE = {
 }
 
 
+def render(results: list[dict[str, Any]], format: str = "text", **changes: Any) -> str:
+    """A report on results; changes are fields of its view, of its content, or what `summarize` takes."""
+    view = {key: changes.pop(key) for key in ("spread", "best", "per_layer", "per_epoch") if key in changes}
+    asked = {key: changes.pop(key) for key in ("epochs", "metrics") if key in changes}
+    return table.render(Content(rows=summarize(results, **asked), **changes), format, View(**view))
+
+
 # accuracies .90 .94 .95: 5 % quantile .904, 95 % quantile .949; remaining 90 99 81 of 900; times 11 12 13 over 10
 def test_golden_text() -> None:
-    lines = render(summarize(pair()), failures=[FAILURE], missing=2).splitlines()
+    lines = render(pair(), failures=[FAILURE], missing=2).splitlines()
     assert lines == [
         "Last epoch, mean [5 %, 95 %] over the runs",
         "label              n            accuracy %  test loss          remaining %",
@@ -67,7 +77,7 @@ def test_equal_errors_stand_in_one_line() -> None:
 
 
 def test_standard_deviation() -> None:
-    lines = render(summarize(pair()), spread="std").splitlines()
+    lines = render(pair(), spread="std").splitlines()
     # deviations of .90 .94 .95 from .93: -.03 .01 .02, squares sum to .0014, / 2
     assert lines[0] == "Last epoch, mean ± standard deviation over the runs"
     assert lines[4] == "signed-supermask  3  93.00 ± 2.65     0.2000  10.00 ± 1.00"
@@ -76,25 +86,25 @@ def test_standard_deviation() -> None:
 
 
 def test_one_run_shows_no_spread() -> None:
-    text = render(summarize([result()]))
+    text = render([result()])
     assert "dense  1       96.00     0.2000       100.00" in text
     assert "estimated" not in text
 
 
 def test_twenty_runs_are_not_marked() -> None:
-    text = render(summarize([result(seed=seed) for seed in range(20)]))
+    text = render([result(seed=seed) for seed in range(20)])
     assert "20*" not in text
     assert "estimated" not in text
 
 
 def test_best_epoch_is_a_column_of_its_own() -> None:
-    header, line = render(summarize([result()]), best=True).splitlines()[1:4:2]
+    header, line = render([result()], best=True).splitlines()[1:4:2]
     assert "best epoch %" in header
     assert line.split() == ["dense", "1", "96.00", "97.00", "0.2000", "100.00"]
 
 
 def test_layers() -> None:
-    text = render(summarize(pair()), per_layer=True)
+    text = render(pair(), per_layer=True)
     table = text[text.index("signed-supermask: layers") :].splitlines()
     assert table[:5] == [
         "signed-supermask: layers, mean over 3 runs",
@@ -107,28 +117,35 @@ def test_layers() -> None:
 
 
 def test_unknown_values_are_dashes() -> None:
-    text = render(summarize([result(**{"counts.weights_targeted": 0, "counts.weights_remaining": 0})]))
+    text = render([result(**{"counts.weights_targeted": 0, "counts.weights_remaining": 0})])
     assert text.splitlines()[3].split() == ["dense", "1", "96.00", "0.2000", "–"]
 
 
 def test_rows_of_several_models_are_told_apart() -> None:
-    text = render(summarize([result(model="fcn"), result(model="conv2")]))
+    text = render([result(model="fcn"), result(model="conv2")])
     assert "fcn / dense" in text
     assert "conv2 / dense" in text
 
 
 def test_times_on_different_machines_are_marked() -> None:
     results = [result(), result(label="gpu", device="cuda")]
-    assert "different devices or thread counts" in render(summarize(results))
-    assert "different devices" not in render(summarize(pair()))
+    assert "different devices or thread counts" in render(results)
+    assert "different devices" not in render(pair())
+
+
+def test_baselines_are_named_in_one_sentence() -> None:
+    other = {"model": "conv2", "label": "conv2"}
+    results = [*pair(), result(**other | {"label": "conv2 dense"}), sparse(0, 0.9, 90, 11.0, **other)]
+    text = render(results)
+    assert "extra: training time of an epoch over 'dense' or 'conv2 dense' at equal seed, device and threads." in text
 
 
 def test_unpaired_runs_are_told() -> None:
-    assert "only the pairs are compared" in render(summarize([result(), *pair()[:3]]))
+    assert "only the pairs are compared" in render([result(), *pair()[:3]])
 
 
 def test_markdown() -> None:
-    text = render(summarize(pair()), "markdown", missing=1)
+    text = render(pair(), "markdown", missing=1)
     assert "| label | n | accuracy % | test loss | remaining % |\n| :-- | --: | --: | --: | --: |\n" in text
     assert "| signed-supermask | 3\\* | 93.00 [90.40, 94.90] |" in text
     assert "\n- \\* n < 20: quantiles are estimated by interpolation.\n" in text
@@ -136,7 +153,7 @@ def test_markdown() -> None:
 
 
 def test_csv_has_raw_numbers() -> None:
-    dense, masked = csv.DictReader(io.StringIO(render(summarize(pair()), "csv")))
+    dense, masked = csv.DictReader(io.StringIO(render(pair(), "csv")))
     assert masked["label"] == "signed-supermask"
     assert float(masked["accuracy.mean"]) == pytest.approx(0.93)
     assert float(masked["accuracy.low"]) == pytest.approx(0.904)
@@ -149,20 +166,20 @@ def test_csv_has_raw_numbers() -> None:
 
 def test_csv_columns_do_not_depend_on_what_is_known() -> None:
     def header(results: list[dict[str, object]]) -> str:
-        return render(summarize(results), "csv").splitlines()[0]
+        return render(results, "csv").splitlines()[0]
 
     assert header([result()]) == header(pair()) == header([result(**{"counts.weights_targeted": 0})])
 
 
 def test_csv_of_layers() -> None:
-    first, second = csv.DictReader(io.StringIO(render(summarize(pair()), "csv", per_layer=True)))
+    first, second = csv.DictReader(io.StringIO(render(pair(), "csv", per_layer=True)))
     assert (first["label"], first["layer"], first["shape"]) == ("signed-supermask", "0.weight", "10 30")
     assert float(first["keep"]) == pytest.approx(11 / 300)
     assert second["size"] == "600"
 
 
 def test_json_is_strict_and_complete() -> None:
-    content = json.loads(render(summarize([*pair(), sparse(9, 0.9, 90, 1.0, **{"loss.test": float("nan")})]), "json"))
+    content = json.loads(render([*pair(), sparse(9, 0.9, 90, 1.0, **{"loss.test": float("nan")})], "json"))
     assert content["schema"] == 1
     assert [row["label"] for row in content["rows"]] == ["dense", "signed-supermask"]
     assert content["rows"][1]["test_loss"]["mean"] is None
@@ -178,4 +195,113 @@ def test_json_leaves_tracebacks_out() -> None:
 @pytest.mark.parametrize(("keyword", "value"), [("format", "html"), ("spread", "range")])
 def test_unknown_words_are_refused(keyword: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{keyword} must be one of .*, got '{value}'"):
-        render([], **{keyword: value})  # type: ignore[arg-type]
+        render([], **{keyword: value})
+
+
+def test_another_metric_has_a_column_of_its_own() -> None:
+    lines = render([result(), regression(0, 0.125), regression(1, 0.135)]).splitlines()
+    assert lines[1].split() == ["label", "n", "accuracy", "%", "mae", "test", "loss", "remaining", "%"]
+    assert lines[3].split()[2:4] == ["96.00", "–"]
+    assert lines[4].split()[2:6] == ["–", "0.1300", "[0.1255,", "0.1345]"]
+    assert "mae: lower is better." in lines
+
+
+def test_a_metric_by_reference_is_called_by_its_function() -> None:
+    def headers(*names: str) -> list[str]:
+        results = [regression(0, 1234.5, **{"label": name, "metric.name": name}) for name in names]
+        return re.split("  +", render(results, best=True).splitlines()[1])
+
+    assert headers("mine:error")[2:4] == ["error", "best epoch error"]
+    assert headers("a:error", "b:error")[2:6] == ["a:error", "b:error", "best epoch a:error", "best epoch b:error"]
+    assert "1,234 " in render([regression(0, 1234.4)])
+
+
+def test_validation_has_a_table_of_its_own() -> None:
+    text = render([result(), validated(0, label="held")])
+    table_of = text.split("\n\n")[1].splitlines()
+    assert table_of == [
+        "Validation split",
+        "label  held out  validation %  selected %",
+        "-----  --------  ------------  ----------",
+        "held        100         90.00       91.00",
+    ]
+    assert "selected: on the test set, in the epoch that was best on the held-out examples." in text
+    assert "Validation" not in render(pair())
+
+
+def test_epochs_have_a_table_of_their_own() -> None:
+    results = [result(run="a"), result(run="b", label="short", epochs=5)]
+    lines = {
+        entry["run"]: [
+            {"epoch": epoch, "test_accuracy": epoch / 10, "test_loss": 0.5, "remaining": 90 * epoch}
+            for epoch in range(1, entry["epochs"] + 1)
+        ]
+        for entry in results
+    }
+    asked: dict[str, Any] = {"epochs": [5, 8], "metrics": lines, "per_epoch": True}
+    text = render(results, **asked)
+    assert text.split("\n\n")[1].splitlines() == [
+        "At single epochs",
+        "label  epoch  accuracy %  test loss  remaining %",
+        "-----  -----  ----------  ---------  -----------",
+        "dense      5       50.00     0.5000        50.00",
+        "dense      8       80.00     0.5000        80.00",
+        "short      5       50.00     0.5000        50.00",
+    ]
+    assert "ends at epoch 5: short." in text
+    table_of = list(csv.DictReader(io.StringIO(render(results, "csv", **asked))))
+    assert [(line["label"], line["epoch"], float(line["value.mean"])) for line in table_of] == [
+        ("dense", "5", 0.5),
+        ("dense", "8", 0.8),
+        ("short", "5", 0.5),
+    ]
+    with pytest.raises(ConfigError, match="CSV holds one table: ask for the layers or for the epochs"):
+        render(results, "csv", per_layer=True, **asked)
+    (first, _) = json.loads(render(results, "json", **asked))["rows"]
+    assert [at["epoch"] for at in first["at_epochs"]] == [5, 8]
+
+
+def test_precision_is_named() -> None:
+    results = [result(), result(precision="bfloat16"), result(label="in float16", precision="float16")]
+    names = [line.partition("  ")[0] for line in render(results).splitlines()[3:6]]
+    assert names == ["dense", "dense (bfloat16)", "in float16"]
+
+
+def test_equal_labels_are_told_apart() -> None:
+    def names(**changes: Any) -> list[str]:
+        return [line.partition("  ")[0] for line in render([result(), result(**changes)]).splitlines()[3:5]]
+
+    assert names(epochs=20) == ["dense, 10 epochs", "dense, 20 epochs"]
+    assert names(n_train=5) == ["dense, 1437 examples", "dense, 5 examples"]
+    assert names(experiment="other") == ["quickstart / dense", "other / dense"]
+    assert names(label="random", model="conv2") == ["dense", "random"]
+
+
+def test_macs_are_shown_with_the_layers() -> None:
+    results = [result(macs={"dense": 266200, "remaining": 10000, "convention": "Weights only."}), result(label="old")]
+    text = render(results, per_layer=True)
+    table_of = next(part for part in text.split("\n\n") if part.startswith("Multiply-accumulates"))
+    assert table_of.splitlines()[3].split() == ["dense", "266,200", "10,000", "3.76"]
+    assert table_of.splitlines()[4].split() == ["old", "–", "–", "–"]
+    assert "MACs: Weights only." in text
+    assert "Multiply" not in render(results)
+
+
+def test_memory_of_a_gpu() -> None:
+    text = render([result(device="cuda", memory={"peak_rss": 2**20, "peak_device": 3 * 2**20})])
+    assert text.split("\n\n")[2].splitlines()[1].endswith("peak MiB  GPU MiB")
+    assert text.split("\n\n")[2].splitlines()[3].split()[-2:] == ["1", "3"]
+
+
+def test_runs_that_agree_exactly_have_no_band() -> None:
+    same = [result(seed=seed, **{"accuracy.last": 0.1 + 0.2}) for seed in range(3)]
+    assert "30.00 [" not in render(same)
+
+
+def test_latex_keeps_failures_as_comments() -> None:
+    text = render(pair(), "latex", failures=[FAILURE], missing=1)
+    assert text.startswith("% needs \\usepackage{booktabs}\n% 1 planned run has no result yet.\n% Failed runs: 1\n")
+    assert text.count("\\begin{table}") == text.count("\\caption{") == text.count("\\end{table}") == 3
+    assert r"signed-supermask & 3* & 93.00 [90.40, 94.90] & 0.2000 & 10.00 [9.10, 10.90] \\" in text
+    assert r"* n \textless{} 20: quantiles are estimated by interpolation.\par" in text
+    assert all(line.startswith("%") for line in text.split("\n\n")[0].splitlines())

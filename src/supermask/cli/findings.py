@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Final
 
 LEAST_PYTHON: Final = (3, 11)
 LEAST_TORCH: Final = (2, 11)
+LEAST_SPACE: Final = 500_000_000  # bytes: some runs of a large network with their checkpoints
 #: Distribution -> module, of every optional dependency, by extra.
 EXTRAS: Final = {
     "lab": {"pydantic": "pydantic", "pyyaml": "yaml", "typer": "typer", "rich": "rich", "safetensors": "safetensors"},
@@ -43,9 +45,7 @@ class Finding:
 
 def examine(out: Path, data_dir: Path | None) -> list[Finding]:
     """Look at everything."""
-    found = [*versions(), *machine()]
-    found.append(results_folder(out))
-    return found + list(data_sets(data_dir))
+    return [*versions(), *machine(), results_folder(out), *data_folders(data_dir), *data_sets(data_dir)]
 
 
 def versions() -> Iterator[Finding]:
@@ -126,15 +126,41 @@ def results_folder(out: Path) -> Finding:
         with tempfile.NamedTemporaryFile(dir=place) as file:
             file.write(b"supermask")
             file.flush()
+        free = shutil.disk_usage(place).free
     except OSError as error:
         return Finding("results folder", str(out), f"cannot be written ({error.strerror}): choose another by --out")
-    return Finding("results folder", f"{out} ({'exists' if out.exists() else 'will be made'}, writable)")
+    value = f"{out} ({'exists' if out.exists() else 'will be made'}, writable, {free / 1e9:,.1f} GB free)"
+    full = f"{free / 1e6:,.0f} MB are left on its disk, and a run that cannot write fails: make room, or choose another"
+    return Finding("results folder", value, f"{full} by --out" if free < LEAST_SPACE else None)
+
+
+def data_folders(root: Path | None) -> Iterator[Finding]:
+    """The folders that the user named for data sets; a wrong name shows only as missing data otherwise."""
+    named = {"--data-dir": root, "SUPERMASK_DATA": os.environ.get("SUPERMASK_DATA") or None}
+    for origin, folder in named.items():
+        if folder is None:
+            continue
+        path = Path(folder).expanduser()
+        try:
+            count = len(list(path.iterdir()))
+        except OSError as error:
+            way = "name the folder that holds the data sets"
+            yield Finding(f"data folder ({origin})", str(path), f"cannot be read ({error.strerror}): {way}")
+        else:
+            yield Finding(f"data folder ({origin})", f"{path} ({count} entries)")
 
 
 def data_sets(root: Path | None) -> Iterator[Finding]:
     """Data sets that were found, and how to get the others."""
     from supermask.data import status
 
-    for entry in status(root):
+    try:
+        entries = status(root)
+    except OSError as error:  # below a data folder
+        yield Finding(
+            "data", "not known", f"{error.filename} cannot be read ({error.strerror}): change its permissions"
+        )
+        return
+    for entry in entries:
         value = entry.where if entry.ready else f"missing; to get it: {entry.hint}"
         yield Finding(f"data: {entry.name}", value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import typer
 
-from supermask.cli.progress import UNKNOWN, Board, RunLine
+from supermask.cli.progress import ACCURACY, UNKNOWN, Board, RunLine
 from supermask.report.grid import Grid
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from supermask.lab.plan import RunSpec
 
 LINE_SECONDS: Final = 10.0  # least time between two epoch lines of one run
-_HEADERS: Final = ("run", "seed", "state", "epoch", "loss", "acc. %", "rem. %", "s/epoch", "ETA")
 _AROUND: Final = 6  # lines of the screen that the table leaves to its header, the summary and the prompt
 
 
@@ -70,7 +69,7 @@ class Lines:
             self._print(f"{_name(line)}{_details(line)}")
 
     def _skip(self, event: Event, line: RunLine) -> None:
-        if event.accuracy is None:  # not finished: held by another process
+        if event.seconds is None:  # not finished: held by another process
             self._print(f"{_name(line)}: skipped, {line.message}")
         else:
             self._skipped += 1
@@ -119,9 +118,11 @@ class LiveTable:
         room = max(1, self._console.height - _AROUND)
         lines = list(self._board.lines.values())
         shown = lines if len(lines) <= room else self._board.training()[:room]
+        judged = self._board.metric_header
+        headers = ("run", "seed", "state", "epoch", "loss", judged, "rem. %", "s/epoch", "ETA")
         rows = tuple((line.label, str(line.seed), *line.cells()) for line in shown)
         return Group(
-            draw(Grid("", _HEADERS, rows, frozenset({0})), self._console.width),
+            draw(Grid("", headers, rows, frozenset({0})), self._console.width),
             Text(self._board.summary(), style="dim"),
         )
 
@@ -135,7 +136,8 @@ def _details(line: RunLine) -> str:
     if line.state == "failed":
         return f": {line.message}"
     _, epoch, *values, pace, eta = line.cells()
-    texts = (f"epoch {epoch}", f"loss {values[0]}", f"accuracy {values[1]} %", f"remaining {values[2]} %")
+    judged = f"accuracy {values[1]} %" if line.metric_name == ACCURACY else f"{line.metric_name} {values[1]}"
+    texts = (f"epoch {epoch}", f"loss {values[0]}", judged, f"remaining {values[2]} %")
     known = [text for text in texts if UNKNOWN not in text]
     known += [f"{line.seconds:.1f} s"] if line.state == "done" else [f"{pace} s/epoch", f"{eta} left"]
     return "".join(f", {text}" for text in known)

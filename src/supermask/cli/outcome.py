@@ -7,28 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from supermask.lab.load import Experiment
     from supermask.lab.plan import RunSpec
     from supermask.lab.run import Outcome
 
 
-def print_outcome(outcome: Outcome, specs: list[RunSpec], out: Path, *, as_json: bool) -> None:
-    """Print the comparison of all planned runs and where their folders are."""
+def print_outcome(outcome: Outcome, experiment: Experiment, specs: list[RunSpec], out: Path, *, as_json: bool) -> None:
+    """Print the comparison of all planned runs, beside published numbers, and where their folders are."""
     import typer
 
-    from supermask.cli.collect import collect_planned
+    from supermask.cli.collect import Collected, collect_planned
     from supermask.cli.output import print_document, print_json
-    from supermask.report.table import build, summarize, to_json
+    from supermask.report.table import build, render
 
-    found = collect_planned(specs, out)
-    rows = summarize(found.results)
+    found = Collected()
+    collect_planned(experiment, specs, out, found)
     if as_json:
-        report = json.loads(to_json(rows, failures=found.failures, missing=found.missing))
-        content = {"schema": 1, "experiment": specs[0].experiment, "folder": str(outcome.folder)}
+        content = {"schema": 1, "experiment": experiment.name, "folder": str(outcome.folder)}
+        report = json.loads(render(found.content(), "json"))
         print_json(content | {"runs": _runs(outcome, specs), "report": report})
         return
     typer.echo()
-    print_document(build(rows, failures=found.failures, missing=found.missing))
-    typer.echo(f"\nrun folders: {outcome.folder}")
+    print_document(build(found.content()))
+    typer.echo(f"\nrun folders: {outcome.folder}" if specs else "\nno runs: this experiment only quotes literature")
 
 
 def _runs(outcome: Outcome, specs: list[RunSpec]) -> list[dict[str, Any]]:

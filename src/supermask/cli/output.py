@@ -75,8 +75,12 @@ def print_grids(grids: Iterable[Grid], notes: Iterable[str] = ()) -> None:
 
 
 def print_document(document: Document) -> None:
-    """Print a report."""
-    print_grids(document.grids, document.notes)
+    """Print a report; in a terminal, tables that are too wide for it in parts."""
+    if is_terminal():
+        parts = [part for grid in document.grids for part in grid.fold(terminal_width())]
+        print_grids([*parts, *document.failed], document.notes)
+    else:
+        print_grids(document.tables, document.notes)
 
 
 def draw(grid: Grid, width: int) -> Table:
@@ -85,8 +89,6 @@ def draw(grid: Grid, width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    widths = [max(len(cell) for cell in column) for column in zip(grid.headers, *grid.rows)]
-    wraps = sum(widths) + 2 * len(widths) > width
     table = Table(
         title=Text(grid.title, style="bold") if grid.title else None,
         title_justify="left",
@@ -94,10 +96,10 @@ def draw(grid: Grid, width: int) -> Table:
         show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        leading=int(wraps and len(grid.left) > 2),  # prose needs air between its rows
+        leading=int(not grid.fits(width) and len(grid.left) > 2),  # prose needs air between its rows
     )
     for index, header in enumerate(grid.headers):
-        name = index == 0 and widths[0] <= width // 3
+        name = index == 0 and grid.widths()[0] <= width // 3
         justify: JustifyMethod = "left" if index in grid.left else "right"
         table.add_column(Text(header), justify=justify, overflow="fold", no_wrap=name)
     for row in grid.rows:

@@ -1,45 +1,74 @@
-"""``supermask plan``: the runs of an experiment and which of them exist."""
+"""``supermask plan``: the experiments that ship, or the runs of one, which of them exist, and what the others will cost."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from supermask.cli.options import AsJson, Experiment, Out, Settings
+import typer
+
+from supermask.cli.options import AsJson, DataDir, Out, Settings
+from supermask.cli.run import Device, Threads, Workers
+from supermask.errors import ConfigError
 
 if TYPE_CHECKING:
     from supermask.lab.store import RunFolder
 
+Name = Annotated[
+    str | None,
+    typer.Argument(
+        help="A YAML file, or the name of an experiment that ships. Without it: what ships.", metavar="NAME"
+    ),
+]
+Measure = Annotated[bool, typer.Option("--measure", help="Train a few steps of each setting to tell its cost.")]
 
-def plan(experiment: Experiment, settings: Settings = None, out: Out = Path("runs"), as_json: AsJson = False) -> None:
-    """Show the runs of an experiment, their ids, and which exist. Trains nothing."""
-    from supermask.cli.output import print_grids, print_json
+
+def plan(
+    experiment: Name = None,
+    settings: Settings = None,
+    out: Out = Path("runs"),
+    measure: Measure = False,
+    workers: Workers = None,
+    threads: Threads = 1,
+    device: Device = "cpu",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the runs of an experiment, which exist, and what the others will cost. Writes nothing.
+
+    Without an experiment, list those that ship with the package.
+    """
+    from supermask.cli.costs import cost_json, measure_costs, print_plan, print_shipped
+    from supermask.cli.output import print_json
+    from supermask.cli.prepare import resolve_device
+    from supermask.lab.cost import Cost
     from supermask.lab.load import load_experiment
     from supermask.lab.plan import expand
+    from supermask.lab.runner import Runner
     from supermask.lab.store import run_folder
-    from supermask.report.grid import Grid
 
+    if experiment is None:
+        if settings or measure:
+            raise ConfigError("--set and --measure need an experiment: a YAML file, or a name from `supermask plan`")
+        print_shipped(as_json=as_json)
+        return
     loaded = load_experiment(experiment, settings=settings or ())
+    specs, device, folder_of_all = expand(loaded), resolve_device(device), out / loaded.name
     runs = []
-    for spec in expand(loaded):
+    for spec in specs:
         folder = run_folder(out, loaded.name, spec.id)
         values = {"run": spec.id, "label": spec.label, "seed": spec.seed}
         runs.append(values | {"state": _state(folder), "folder": str(folder.path)})
-    folder_of_all = out / loaded.name
+    runner = Runner(threads=threads, device=device, data_dir=data_dir)
+    measured = measure_costs(specs, out, runner, workers=workers) if measure else {}
+    cost = Cost.of(specs, out, workers=workers, device=device, measured=measured)
     if as_json:
-        print_json({"schema": 1, "experiment": loaded.name, "folder": str(folder_of_all), "runs": runs})
+        about = {"schema": 1, "experiment": loaded.name, "folder": str(folder_of_all)}
+        print_json(about | {"runs": runs, "cost": cost_json(cost)})
         return
-    counts = Counter(run["state"] for run in runs)
-    states = ", ".join(f"{count} {state}" for state, count in counts.items())
-    rows = tuple(tuple(str(run[key]) for key in ("run", "label", "seed", "state")) for run in runs)
-    grid = Grid(f"{loaded.name}: {len(runs)} runs", ("run", "label", "seed", "state"), rows, frozenset({0, 1, 3}))
-    print_grids([grid], [f"{states}; run folders: {folder_of_all}"])
+    print_plan(loaded.name, folder_of_all, runs, cost)
 
 
 def _state(folder: RunFolder) -> str:
-    if folder.result.exists():
-        return "done"
-    if folder.failed.exists():
-        return "failed"
-    return "unfinished" if folder.checkpoint.exists() else "new"
+    marks = {"done": folder.result, "failed": folder.failed, "unfinished": folder.checkpoint}
+    return next((state for state, mark in marks.items() if mark.exists()), "new")

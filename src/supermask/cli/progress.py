@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 State = Literal["waiting", "training", "done", "skipped", "failed"]
 UNKNOWN: Final = "–"
+ACCURACY: Final = "accuracy"
 _RECENT: Final = 5  # epochs whose mean time tells the pace
 _LONGEST: Final = 240  # characters of a message that are told while runs train
 
@@ -23,11 +24,13 @@ class RunLine:
 
     label: str
     seed: int
+    metric_name: str = ACCURACY
     state: State = "waiting"
     epochs: int | None = None
     epochs_done: float = 0.0
     loss: float | None = None
     accuracy: float | None = None
+    metric: float | None = None
     density: float | None = None
     seconds: float = 0.0
     message: str = ""
@@ -48,7 +51,7 @@ class RunLine:
         return None if self.epochs is None or pace is None else pace * max(0.0, self.epochs - self.epochs_done)
 
     def cells(self) -> tuple[str, ...]:
-        """State, epoch, loss, accuracy, remaining, seconds an epoch and remaining time as text."""
+        """State, epoch, loss, accuracy (or another metric), remaining, seconds an epoch and remaining time as text."""
         pace, left = self.seconds_per_epoch, self.seconds_left
         eta = UNKNOWN if left is None or self.state != "training" else clock(left)
         epoch = UNKNOWN if self.epochs is None else f"{int(self.epochs_done)}/{self.epochs}"
@@ -56,11 +59,16 @@ class RunLine:
             self.state,
             epoch,
             UNKNOWN if self.loss is None else f"{self.loss:.4f}",
-            UNKNOWN if self.accuracy is None else f"{100 * self.accuracy:.2f}",
+            self._judgement(),
             UNKNOWN if self.density is None else f"{100 * self.density:.2f}",
             UNKNOWN if pace is None else f"{pace:.3f}",
             eta,
         )
+
+    def _judgement(self) -> str:
+        if self.metric_name == ACCURACY:
+            return UNKNOWN if self.accuracy is None else f"{100 * self.accuracy:.2f}"
+        return UNKNOWN if self.metric is None else f"{self.metric:.4f}"
 
 
 @dataclass
@@ -72,7 +80,19 @@ class Board:
     @classmethod
     def of(cls, specs: list[RunSpec]) -> Board:
         """A board on which all runs wait."""
-        return cls({spec.id: RunLine(spec.label, spec.seed) for spec in specs})
+        lines = {}
+        for spec in specs:
+            name = str(spec.sections["train"].get("metric", ACCURACY))
+            lines[spec.id] = RunLine(spec.label, spec.seed, name.rpartition(":")[2])
+        return cls(lines)
+
+    @property
+    def metric_header(self) -> str:
+        """What the runs are judged by, as the header of a column."""
+        names = {line.metric_name for line in self.lines.values()} or {ACCURACY}
+        if len(names) > 1:
+            return "metric"
+        return "acc. %" if names == {ACCURACY} else names.pop()
 
     def update(self, event: Event) -> RunLine:
         """Take in an event; returns the line that changed."""
@@ -88,7 +108,7 @@ class Board:
         line.seconds = event.seconds or line.seconds
         if event.kind == "epoch":
             line.marks.append((line.epochs_done, line.seconds))
-        for name in ("loss", "accuracy", "density"):
+        for name in ("loss", "accuracy", "metric", "density"):
             if (value := getattr(event, name)) is not None:
                 setattr(line, name, value)
         return line

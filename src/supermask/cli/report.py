@@ -12,10 +12,15 @@ from supermask.cli.options import AsJson, Out, Settings
 Where = Annotated[
     list[str], typer.Argument(help="Folders with runs, or experiments (file or name).", metavar="WHERE...")
 ]
-Format = Annotated[str, typer.Option("--format", help="text, markdown, csv or json.")]
+Format = Annotated[str, typer.Option("--format", help="text, markdown, latex, csv or json.")]
 Spread = Annotated[str, typer.Option("--spread", help="quantiles: mean [5 %, 95 %]; std: mean ± standard deviation.")]
-PerLayer = Annotated[bool, typer.Option("--per-layer", help="Also what remains of each layer, kept and inverted.")]
+PerLayer = Annotated[
+    bool, typer.Option("--per-layer", help="Also what remains of each layer, kept and inverted, and MACs.")
+]
 Best = Annotated[bool, typer.Option("--best", help="Also the accuracy of the best epoch (chosen on the test set).")]
+Epochs = Annotated[
+    str, typer.Option("--epoch", metavar="20,40,80", help="Also accuracy and remaining at these epochs.")
+]
 
 
 def report(
@@ -26,33 +31,25 @@ def report(
     spread: Spread = "quantiles",
     per_layer: PerLayer = False,
     best: Best = False,
+    epoch: Epochs = "",
     as_json: AsJson = False,
 ) -> None:
     """Compare finished runs in tables. Trains nothing.
 
-    For an experiment, exactly its planned runs are shown, with what is missing; for a folder, every run in it.
+    For an experiment, exactly its planned runs are shown, with what is missing and with published numbers where there
+    are some; for a folder, every run in it.
     """
-    from supermask.cli.collect import collect
+    from supermask.cli.collect import collect, parse_epochs
     from supermask.cli.output import print_document
-    from supermask.report.table import build, render, summarize
+    from supermask.report.content import View
+    from supermask.report.table import build, render
 
-    found = collect(where, settings or [], out)
-    rows = summarize(found.results)
+    epochs = parse_epochs(epoch)
+    view = View(spread=spread, best=best, per_layer=per_layer, per_epoch=bool(epochs))
+    content = collect(where, settings or [], out).content(epochs)
     if as_json or format != "text":
-        text = render(
-            rows,
-            "json" if as_json else format,
-            spread=spread,
-            best=best,
-            per_layer=per_layer,
-            failures=found.failures,
-            missing=found.missing,
-        )
-        typer.echo(text, nl=False)
+        typer.echo(render(content, "json" if as_json else format, view), nl=False)
         return
-    document = build(
-        rows, spread=spread, best=best, per_layer=per_layer, failures=found.failures, missing=found.missing
-    )
-    if not rows:
+    if not (content.rows or content.settings or content.literature):
         typer.echo(f"No finished run in {', '.join(where)}.")
-    print_document(document)
+    print_document(build(content, view))

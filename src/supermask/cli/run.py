@@ -59,10 +59,11 @@ def run(
                 checkpoint_seconds=checkpoint_seconds,
                 download=download,
                 on_event=show,
+                on_stop=lambda: typer.echo("stopping: each run takes a checkpoint; Ctrl-C again kills them", err=True),
             )
     except KeyboardInterrupt:
         print_error("stopped; nothing is lost: the same command resumes the unfinished runs from their checkpoints")
         raise typer.Exit(130) from None
-    print_outcome(outcome, specs, out, as_json=as_json)
+    print_outcome(outcome, loaded, specs, out, as_json=as_json)
     if outcome.failed:
         raise typer.Exit(1)

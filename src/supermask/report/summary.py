@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from supermask.errors import ConfigError
 from supermask.report.statistics import ENOUGH_FOR_QUANTILES, Spread
 
 Result = Mapping[str, Any]
+
+#: Epochs of single runs by run id, as in `metrics.jsonl`.
+Metrics = Mapping[str, Sequence[Mapping[str, Any]]]
 
 #: The method name that marks a baseline.
 DENSE = "dense"
@@ -32,6 +36,46 @@ class ExtraTime:
 
 
 @dataclass(frozen=True)
+class MetricRow:
+    """What a row is judged by; for the metric "accuracy" the same numbers as the row's accuracies.
+
+    Attributes:
+        name: "accuracy", another known metric, or a reference.
+        better: "higher" or "lower".
+        last: On the test split, last epoch.
+        best: On the test split, best epoch: chosen on the test split itself.
+        validation_selected: On the test split, in the epoch that was best on the validation split.
+        validation: On the validation split, last epoch.
+    """
+
+    name: str
+    better: str
+    last: Spread | None
+    best: Spread | None
+    validation_selected: Spread | None
+    validation: Spread | None
+
+
+@dataclass(frozen=True)
+class MacsRow:
+    """Multiply-accumulates of the dense model and of what remains, and how they were counted."""
+
+    dense: Spread | None
+    remaining: Spread | None
+    convention: str | None
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """A row at the end of one epoch: the metric on the test split, test loss, remaining over targeted weights."""
+
+    epoch: int
+    metric: Spread | None
+    test_loss: Spread | None
+    density: Spread | None
+
+
+@dataclass(frozen=True)
 class LayerRow:
     """One layer of a row; the fractions are of the layer's weights, averaged over the runs.
 
@@ -50,8 +94,9 @@ class LayerRow:
 class Row:
     """Every run of one setting, in the units of `result.json`: accuracies and densities are fractions, times seconds.
 
-    `density` is remaining over targeted weights (None without targets); `remaining_of_all` counts the weights that were
-    not targeted as remaining. `compression` maps an accounting to 1 - bytes / float32 bytes of the dense model.
+    `accuracy` and `accuracy_best` are None when the metric is another; `metric` always holds it. `density` is remaining
+    over targeted weights (None without targets); `remaining_of_all` counts the weights that were not targeted as
+    remaining. `compression` maps an accounting to 1 - bytes / float32 bytes of the dense model.
     """
 
     label: str
@@ -80,6 +125,13 @@ class Row:
     compression: dict[str, Spread | None]
     extra_time: ExtraTime | None
     layers: tuple[LayerRow, ...]
+    metric: MetricRow
+    n_train: int
+    n_validation: int
+    precision: str
+    peak_device_memory: Spread | None
+    macs: MacsRow
+    at_epochs: tuple[EpochRow, ...]
 
     @property
     def n(self) -> int:
@@ -96,22 +148,28 @@ class Row:
         return {**asdict(self), "n": self.n, "estimated": self.estimated}
 
 
-def summarize(results: Iterable[Result]) -> list[Row]:
+def summarize(results: Iterable[Result], *, epochs: Sequence[int] = (), metrics: Metrics | None = None) -> list[Row]:
     """Group results into rows.
 
-    Runs belong to one row when experiment, label, method, model, data set, number of epochs and number of training
-    images agree. Rows keep the order in which their first run appears, except that the rows of one experiment, model
-    and data set stand together and start with its dense baselines.
+    Runs belong to one row when experiment, label, method, model, data set, number of epochs, numbers of training and
+    validation examples, metric and precision agree. Rows keep the order in which their first run appears, except that
+    the rows of one experiment, model (of one size) and data set stand together and start with its dense baselines.
 
     Args:
         results: Validated `result.json` contents, in the order of the plan.
+        epochs: Epochs to look up for `Row.at_epochs`; a row that trained for fewer has none.
+        metrics: The epochs of every run; needed with `epochs`.
 
     Returns:
         The rows. Extra training time refers to the first dense row of the same experiment, model and data set.
+
+    Raises:
+        ConfigError: No run trained for as many epochs, or the metrics of one that did lack an epoch.
     """
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
         groups.setdefault(_setting(result), []).append(result)
+    _require_reached(epochs, [group[0] for group in groups.values()])
     blocks: dict[tuple[Any, ...], list[list[Result]]] = {}
     for group in groups.values():
         blocks.setdefault(_block(group[0]), []).append(sorted(group, key=lambda result: int(result["seed"])))
@@ -119,7 +177,14 @@ def summarize(results: Iterable[Result]) -> list[Row]:
     for block in blocks.values():
         ordered = sorted(block, key=lambda group: group[0]["method"] != DENSE)
         baseline = ordered[0] if ordered[0][0]["method"] == DENSE else None
-        rows += [replace(_row(group), extra_time=_extra_time(group, baseline)) for group in ordered]
+        rows += [
+            replace(
+                _row(group),
+                extra_time=_extra_time(group, baseline),
+                at_epochs=tuple(_at_epoch(group, e, metrics or {}) for e in epochs if e <= group[0]["epochs"]),
+            )
+            for group in ordered
+        ]
     return rows
 
 
@@ -137,11 +202,26 @@ def repeated_seeds(rows: Iterable[Row]) -> list[str]:
 
 
 def _setting(result: Result) -> tuple[Any, ...]:
-    return tuple(result[key] for key in ("experiment", "label", "method", "model", "data", "epochs", "n_train"))
+    keys = ("experiment", "label", "method", "model", "data", "epochs", "n_train")
+    return (*(result[key] for key in keys), _metric(result)["name"], _validation(result), _precision(result))
 
 
 def _block(result: Result) -> tuple[Any, ...]:
-    return tuple(result[key] for key in ("experiment", "model", "data"))
+    return (*(result[key] for key in ("experiment", "model", "data")), result["counts"]["weights_total"])
+
+
+def _metric(result: Result) -> Mapping[str, Any]:
+    """The metric of a run; runs of versions that knew only the accuracy have no such entry."""
+    found: Mapping[str, Any] = result.get("metric") or {"name": "accuracy", "better": "higher", **result["accuracy"]}
+    return found
+
+
+def _validation(result: Result) -> int:
+    return int(result.get("n_validation", 0))
+
+
+def _precision(result: Result) -> str:
+    return str(result.get("precision", "float32"))
 
 
 def _row(group: Sequence[Result]) -> Row:
@@ -150,7 +230,10 @@ def _row(group: Sequence[Result]) -> Row:
     def spread(value: Callable[[Result], float | None]) -> Spread | None:
         return Spread.of(value(result) for result in group)
 
-    accountings = list(first["bytes"])
+    def measured(key: str) -> Spread | None:
+        return spread(lambda result: _metric(result).get(key))
+
+    accountings = dict.fromkeys(name for result in group for name in result["bytes"])
     return Row(
         label=first["label"],
         experiment=first["experiment"],
@@ -174,7 +257,7 @@ def _row(group: Sequence[Result]) -> Row:
         seconds_train=spread(lambda result: result["seconds"]["train"]),
         seconds_per_epoch=spread(lambda result: result["seconds"]["per_epoch"]),
         peak_memory=spread(lambda result: result["memory"]["peak_rss"]),
-        bytes={name: Spread.of(result["bytes"][name] for result in group) for name in accountings},
+        bytes={name: Spread.of(result["bytes"].get(name) for result in group) for name in accountings},
         compression={
             name: Spread.of(_compression(result, name) for result in group)
             for name in accountings
@@ -182,6 +265,51 @@ def _row(group: Sequence[Result]) -> Row:
         },
         extra_time=None,
         layers=_layers(group),
+        metric=MetricRow(
+            name=_metric(first)["name"],
+            better=_metric(first)["better"],
+            last=measured("last"),
+            best=measured("best"),
+            validation_selected=measured("validation_selected"),
+            validation=measured("validation"),
+        ),
+        n_train=first["n_train"],
+        n_validation=_validation(first),
+        precision=_precision(first),
+        peak_device_memory=spread(lambda result: result["memory"].get("peak_device")),
+        macs=MacsRow(
+            dense=spread(lambda result: result["macs"].get("dense")),
+            remaining=spread(lambda result: result["macs"].get("remaining")),
+            convention=first["macs"].get("convention"),
+        ),
+        at_epochs=(),
+    )
+
+
+def _require_reached(epochs: Sequence[int], settings: Sequence[Result]) -> None:
+    longest = max((result["epochs"] for result in settings), default=None)
+    for epoch in epochs:
+        if longest is not None and epoch > longest:
+            raise ConfigError(f"no run has an epoch {epoch}: the longest trained for {longest}; epochs count from 1")
+
+
+def _at_epoch(group: Sequence[Result], epoch: int, metrics: Metrics) -> EpochRow:
+    lines = []
+    for result in group:
+        found = [line for line in metrics.get(result["run"], ()) if line["epoch"] == epoch]
+        if not found:
+            raise ConfigError(
+                f"run {result['run']} ({result['label']!r}, seed {result['seed']}) has no epoch {epoch} in its "
+                "metrics.jsonl; delete its folder to train it again, or leave the epoch out"
+            )
+        lines.append(found[-1])
+    key = "test_accuracy" if _metric(group[0])["name"] == "accuracy" else "test_metric"
+    targeted = [result["counts"]["weights_targeted"] for result in group]
+    return EpochRow(
+        epoch=epoch,
+        metric=Spread.of(line[key] for line in lines),
+        test_loss=Spread.of(line["test_loss"] for line in lines),
+        density=Spread.of(line["remaining"] / of if of else None for line, of in zip(lines, targeted)),
     )
 
 
@@ -197,7 +325,7 @@ def _remaining_of_all(result: Result) -> float | None:
 
 
 def _compression(result: Result, accounting: str) -> float | None:
-    packed, dense = result["bytes"][accounting], result["bytes"]["dense_float32"]
+    packed, dense = result["bytes"].get(accounting), result["bytes"]["dense_float32"]
     return 1 - packed / dense if packed is not None and dense else None
 
 

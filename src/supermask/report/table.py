@@ -1,170 +1,373 @@
-"""Rows to text: aligned columns, Markdown, CSV or JSON."""
+"""A report as tables for people: aligned text, Markdown or LaTeX."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from supermask.errors import ConfigError
-from supermask.report.grid import Grid, escape_markdown
+from supermask.report import form
+from supermask.report.content import FORMATS, Content, Failure, Settings, View, require_word
+from supermask.report.grid import UNKNOWN, Grid, escape_markdown
+from supermask.report.latex import to_latex
+from supermask.report.quoted import FIGURES, Quote
 from supermask.report.statistics import Spread
-from supermask.report.summary import DENSE, ExtraTime, Row, repeated_seeds, summarize
-
-__all__ = ["FORMATS", "SPREADS", "Document", "build", "render", "summarize", "to_json"]
-
-FORMATS = ("text", "markdown", "csv", "json")
-SPREADS = ("quantiles", "std")
-UNKNOWN = "–"
+from supermask.report.summary import DENSE, Row, repeated_seeds
+from supermask.report.values import to_csv, to_json
 
 #: Short column headers for the accountings of `result.json`.
 ACCOUNTINGS = {"two_bit": "two-bit", "sparse_index": "index", "entropy": "entropy", "packed": "packed"}
 
-Failure = Mapping[str, Any]
+
+#: Quantiles, and nothing that has to be asked for.
+DEFAULT = View()
 
 
 @dataclass(frozen=True)
 class Document:
-    """What a report says: tables, then notes, one sentence each."""
+    """What a report says to people.
+
+    Attributes:
+        grids: The tables.
+        failed: The runs that ended in an error; empty or one table.
+        remarks: Sentences on the report as a whole.
+    """
 
     grids: tuple[Grid, ...]
-    notes: tuple[str, ...]
+    failed: tuple[Grid, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def tables(self) -> tuple[Grid, ...]:
+        """All tables."""
+        return (*self.grids, *self.failed)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes of all tables, each once, and the remarks."""
+        return (*dict.fromkeys(note for grid in self.grids for note in grid.notes), *self.remarks)
 
     def to_text(self) -> str:
         """The document as aligned plain text that ends with a newline."""
-        return _join([grid.to_text() for grid in self.grids], "\n".join(self.notes))
+        return _join([grid.to_text() for grid in self.tables], "\n".join(self.notes))
 
     def to_markdown(self) -> str:
         """The document as GitHub-flavoured Markdown that ends with a newline."""
         notes = "\n".join(f"- {escape_markdown(note)}" for note in self.notes)
-        return _join([grid.to_markdown() for grid in self.grids], notes)
+        return _join([grid.to_markdown() for grid in self.tables], notes)
+
+    def to_latex(self) -> str:
+        r"""One `table` environment a table, each with its notes; what concerns the report as a whole are comments."""
+        failed = [line for grid in self.failed for line in grid.to_text().splitlines()]
+        comments = [r"needs \usepackage{booktabs}", *self.remarks, *failed]
+        return _join(["\n".join(f"% {' '.join(line.split())}" for line in comments), *map(to_latex, self.grids)], "")
 
 
-def render(
-    rows: Sequence[Row],
-    format: str = "text",
-    *,
-    spread: str = "quantiles",
-    best: bool = False,
-    per_layer: bool = False,
-    failures: Sequence[Failure] = (),
-    missing: int = 0,
-) -> str:
-    """Rows as one text that ends with a newline.
+def render(content: Content, format: str = "text", view: View = DEFAULT) -> str:
+    """A report as one text that ends with a newline.
 
     Args:
-        rows: What `summarize` returned.
-        format: "text", "markdown", "csv" (one line a row, or with `per_layer` one line a layer) or "json".
-        spread: "quantiles" (mean [5 %, 95 %]) or "std" (mean ± sample standard deviation); CSV and JSON hold both.
-        best: Add the accuracy of the best epoch to the text and Markdown forms; CSV and JSON always hold it.
-        per_layer: Add the layers of every row; JSON always holds them.
-        failures: Contents of `failed.json` files, listed below the tables.
-        missing: How many planned runs have no result and no failure yet.
+        content: What it says.
+        format: "text", "markdown", "latex", "csv" or "json".
+        view: How it says it.
 
     Raises:
-        ConfigError: `format` or `spread` is not one of the known words.
+        ConfigError: `format` is not one of the known words, or CSV is asked for several tables.
     """
-    _check("format", format, FORMATS)
+    require_word("format", format, FORMATS)
     if format == "json":
-        return to_json(rows, failures=failures, missing=missing)
+        return to_json(content)
     if format == "csv":
-        return (_layers_csv(rows) if per_layer else _rows_csv(rows)).to_csv()
-    document = build(rows, spread=spread, best=best, per_layer=per_layer, failures=failures, missing=missing)
-    return document.to_markdown() if format == "markdown" else document.to_text()
+        return to_csv(content, view)
+    document = build(content, view)
+    forms = {"text": document.to_text, "markdown": document.to_markdown, "latex": document.to_latex}
+    return forms[format]()
 
 
-def to_json(rows: Sequence[Row], *, failures: Sequence[Failure] = (), missing: int = 0) -> str:
-    """Rows, failures and the number of missing runs as JSON of the schema in `docs/json.md`."""
-    listed = [{key: failure[key] for key in ("run", "label", "seed", "error")} for failure in failures]
-    content = {
-        "schema": 1,
-        "rows": [row.to_dict() for row in rows],
-        "failed": listed,
-        "missing": missing,
-        "notes": repeated_seeds(rows),
-    }
-    return json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def build(content: Content, view: View = DEFAULT) -> Document:
+    """The tables and notes of a report."""
+    grids = [_settings(table) for table in content.settings]
+    if content.literature:
+        grids.append(_literature(content.literature, _marks((*content.quotes, *content.literature))))
+    if content.rows or content.quotes:
+        grids += _Results(content, view).grids()
+    remarks = [f"{sentence}." for sentence in repeated_seeds(content.rows)]
+    if content.missing:
+        remarks.append(f"{content.missing:,} planned run{'s have' if content.missing > 1 else ' has'} no result yet.")
+    failed = (_failed(content.failures),) if content.failures else ()
+    return Document(grids=tuple(grids), failed=failed, remarks=tuple(remarks))
 
 
-def build(
-    rows: Sequence[Row],
-    *,
-    spread: str = "quantiles",
-    best: bool = False,
-    per_layer: bool = False,
-    failures: Sequence[Failure] = (),
-    missing: int = 0,
-) -> Document:
-    """The tables and notes of a report; arguments as for `render`.
+@dataclass(frozen=True)
+class _Column:
+    """One column: what a row of ours shows there, and which quoted cell belongs there."""
 
-    Raises:
-        ConfigError: `spread` is not one of the known words.
-    """
-    _check("spread", spread, SPREADS)
-    names = _names(rows)
-    grids: list[Grid] = []
-    if rows:
-        grids = [_quality(rows, names, spread, best), _size(rows, names), _cost(rows, names, spread)]
-    if per_layer:
-        grids += [_layers(row, name) for row, name in zip(rows, names) if row.layers]
-    if failures:
-        grids.append(_failed(failures))
-    return Document(grids=tuple(grids), notes=tuple(_notes(rows, spread, best, missing)))
+    header: str
+    ours: Callable[[Row], str]
+    quoted: str = ""
 
 
-def _quality(rows: Sequence[Row], names: Sequence[str], spread: str, best: bool) -> Grid:
-    headers = ["label", "n", "accuracy %", "test loss", "remaining %"]
-    lines = [
-        [
-            name,
-            f"{row.n}{'*' if _starred(row, spread) else ''}",
-            _percent(row.accuracy, spread),
-            _number(row.test_loss, 4),
-            _percent(row.density, spread),
+class _Results:
+    """Builds the tables of results; quoted rows stand below the row of ours that they belong to, or at the end."""
+
+    def __init__(self, content: Content, view: View) -> None:
+        self.rows, self.quotes, self.view = content.rows, content.quotes, view
+        self.names = _names(content.rows)
+        self.marks = _marks(content.quotes)
+        metrics = list(dict.fromkeys(row.metric.name for row in self.rows)) or ["accuracy"]
+        short = [name.rpartition(":")[2] for name in metrics]
+        self.units = dict(zip(metrics, short if len(set(short)) == len(short) else metrics))
+        if "accuracy" in self.units:
+            self.units["accuracy"] = "%"
+
+    def grids(self) -> list[Grid]:
+        grids = [self.quality()]
+        if any(row.n_validation for row in self.rows):
+            grids.append(self.validation())
+        if self.view.per_epoch:
+            grids.append(self.epochs())
+        grids += [self.size(), self.cost()]
+        if self.view.per_layer:
+            grids += [self.macs()] if any(row.macs.dense for row in self.rows) else []
+            grids += [_layers(row, name) for row, name in zip(self.rows, self.names) if row.layers]
+        return [grid for grid in grids if grid.rows]
+
+    def quality(self) -> Grid:
+        # what was published only for the best epoch would not be seen without its column
+        best = self.view.best or any("accuracy_best" in q.cells and "accuracy" not in q.cells for q in self.quotes)
+        columns = [
+            _Column("n", lambda row: f"{row.n}{'*' if self.starred(row) else ''}", "n"),
+            *self.measured("accuracy ", lambda row: row.metric.last, self.units, "accuracy"),
+            *self.measured("best epoch ", lambda row: row.metric.best, self.units if best else (), "accuracy_best"),
+            _Column("test loss", lambda row: form.mean(row.test_loss, form.decimals(4)), "test_loss"),
+            _Column("remaining %", lambda row: self.percent(row.density), "remaining"),
         ]
-        for row, name in zip(rows, names)
-    ]
-    if best:
-        headers.insert(3, "best epoch %")
-        for line, row in zip(lines, rows):
-            line.insert(3, _percent(row.accuracy_best, spread))
-    shape = "mean [5 %, 95 %]" if spread == "quantiles" else "mean ± standard deviation"
-    return Grid(f"Last epoch, {shape} over the runs", tuple(headers), tuple(map(tuple, lines)))
+        notes = []
+        if any(self.starred(row) for row in self.rows):
+            notes.append("* n < 20: quantiles are estimated by interpolation.")
+        if best:
+            notes.append("best epoch: chosen on the test set, therefore optimistic; compare by the last epoch.")
+        lower = [self.units[row.metric.name] for row in self.rows if row.metric.better == "lower"]
+        notes += [f"{name}: lower is better." for name in dict.fromkeys(lower)]
+        for row, name in zip(self.rows, self.names):
+            epochs = {q.cells["epochs"] for q in self.quotes if q.is_beside(row) and "epochs" in q.cells} - {row.epochs}
+            notes += [f"{name}: {row.epochs:,} epochs here, {number:,} where quoted." for number in sorted(epochs)]
+        shape = "mean [5 %, 95 %]" if self.view.spread == "quantiles" else "mean ± standard deviation"
+        return self.grid(f"Last epoch, {shape} over the runs", columns, notes)
 
-
-def _size(rows: Sequence[Row], names: Sequence[str]) -> Grid:
-    accountings = list(dict.fromkeys(key for row in rows for key, spread in row.compression.items() if spread))
-    headers = ("label", "remaining", "targeted", "of all %", *(f"{ACCOUNTINGS.get(a, a)} %" for a in accountings))
-    lines = (
-        (
-            name,
-            _count(row.weights_remaining),
-            _count(row.weights_targeted),
-            _mean_percent(row.remaining_of_all),
-            # a dense network has no mask to count
-            *(UNKNOWN if row.method == DENSE else _mean_percent(row.compression.get(a)) for a in accountings),
+    def validation(self) -> Grid:
+        kept = [(row, name) for row, name in zip(self.rows, self.names) if row.n_validation]
+        metrics = list(dict.fromkeys(row.metric.name for row, _ in kept))
+        columns = [
+            _Column("held out", lambda row: f"{row.n_validation:,}"),
+            *self.measured("validation ", lambda row: row.metric.validation, metrics),
+            *self.measured("selected ", lambda row: row.metric.validation_selected, metrics),
+        ]
+        lines = tuple((name, *(column.ours(row) for column in columns)) for row, name in kept)
+        notes = (
+            "validation: on training examples that were held out, last epoch.",
+            "selected: on the test set, in the epoch that was best on the held-out examples.",
         )
-        for row, name in zip(rows, names)
-    )
-    return Grid("Weights, and compression rate by accounting (means)", headers, tuple(lines))
+        return Grid("Validation split", ("label", *(c.header for c in columns)), lines, notes=notes)
 
-
-def _cost(rows: Sequence[Row], names: Sequence[str], spread: str) -> Grid:
-    headers = ("label", "epochs", "s/epoch", "training s", "extra %", "peak MiB")
-    lines = (
-        (
-            name,
-            str(row.epochs),
-            _number(row.seconds_per_epoch, 3),
-            _seconds(row.seconds_train),
-            _extra(row.extra_time, spread),
-            UNKNOWN if row.peak_memory is None else f"{row.peak_memory.mean / 2**20:,.0f}",
+    def epochs(self) -> Grid:
+        headers = (
+            "label",
+            "epoch",
+            *(self.header("accuracy ", name) for name in self.units),
+            "test loss",
+            "remaining %",
         )
-        for row, name in zip(rows, names)
+        lines = []
+        for row, name in zip(self.rows, self.names):
+            for at in row.at_epochs:
+                values = (self.value(row, at.metric) if metric == row.metric.name else UNKNOWN for metric in self.units)
+                loss = form.mean(at.test_loss, form.decimals(4))
+                lines.append((name, str(at.epoch), *values, loss, self.percent(at.density)))
+        asked = max((at.epoch for row in self.rows for at in row.at_epochs), default=0)
+        ends = dict.fromkeys(row.epochs for row in self.rows if row.epochs < asked)
+        notes = [
+            f"ends at epoch {end}: {'; '.join(name for row, name in zip(self.rows, self.names) if row.epochs == end)}."
+            for end in ends
+        ]
+        return Grid("At single epochs", headers, tuple(lines), notes=tuple(notes))
+
+    def size(self) -> Grid:
+        accountings = list(dict.fromkeys(key for row in self.rows for key, value in row.compression.items() if value))
+        columns = [
+            _Column("remaining", lambda row: form.mean(row.weights_remaining, form.count), "weights"),
+            _Column("targeted", lambda row: form.mean(row.weights_targeted, form.count), "start_weights"),
+            _Column("of all %", lambda row: form.mean(row.remaining_of_all, form.percent)),
+            *(_Column(f"{ACCOUNTINGS.get(key, key)} %", _compression(key)) for key in accountings),
+        ]
+        notes = []
+        if accountings:
+            named = ", ".join(ACCOUNTINGS.get(key, key) for key in accountings)
+            notes.append(f"{named}: compression rate 1 - bytes / float32 bytes of the dense model, so counted.")
+        if any("compression" in quote.cells for quote in self.quotes):
+            columns.append(_Column("unnamed %", lambda _: UNKNOWN, "compression"))
+            notes.append("unnamed: compression rate, quoted; how the source counts bytes is not known.")
+        return self.grid("Weights, and compression rate by accounting (means)", columns, notes)
+
+    def cost(self) -> Grid:
+        columns = [
+            _Column("epochs", lambda row: str(row.epochs), "epochs"),
+            _Column("s/epoch", lambda row: form.mean(row.seconds_per_epoch, form.decimals(3)), "seconds_per_epoch"),
+            _Column("training s", lambda row: form.mean(row.seconds_train, form.seconds)),
+            _Column("extra %", self.extra, "extra_time"),
+            _Column("peak MiB", lambda row: form.mean(row.peak_memory, form.mebibytes)),
+        ]
+        if any(row.peak_device_memory for row in self.rows):
+            columns.append(_Column("GPU MiB", lambda row: form.mean(row.peak_device_memory, form.mebibytes)))
+        notes = []
+        baselines = dict.fromkeys(repr(row.extra_time.baseline) for row in self.rows if row.extra_time)
+        if baselines:
+            over = " or ".join(baselines)
+            notes.append(f"extra: training time of an epoch over {over} at equal seed, device and threads.")
+        if any(row.extra_time and row.extra_time.pairs < row.n for row in self.rows):
+            notes.append("extra: not every run has a baseline of its seed; only the pairs are compared.")
+        if len({(row.devices, row.threads) for row in self.rows}) > 1:
+            notes.append("The rows ran on different devices or thread counts: compare times with care.")
+        return self.grid("Time and memory (means)", columns, notes)
+
+    def macs(self) -> Grid:
+        lines = tuple(
+            (name, form.mean(row.macs.dense, form.count), form.mean(row.macs.remaining, form.count), _macs_share(row))
+            for row, name in zip(self.rows, self.names)
+        )
+        notes = dict.fromkeys(f"MACs: {row.macs.convention}" for row in self.rows if row.macs.convention)
+        headers = ("label", "dense", "remaining", "remaining %")
+        return Grid("Multiply-accumulates (MACs) for one input (means)", headers, lines, notes=tuple(notes))
+
+    def grid(self, title: str, columns: Sequence[_Column], notes: Sequence[str]) -> Grid:
+        """Our rows, each followed by what was published for it, then quotes that stand beside none of them."""
+        lines: list[tuple[str, ...]] = []
+        shown: list[Quote] = []
+
+        def quote_line(name: str, quote: Quote) -> None:
+            keys = [column.quoted for column in columns]
+            if any(key in quote.cells and key in FIGURES for key in keys):
+                shown.append(quote)
+                lines.append((f"{name}quoted [{self.marks[quote.source]}]", *(_quoted(quote, key) for key in keys)))
+
+        alone = list(self.quotes)
+        for row, name in zip(self.rows, self.names):
+            lines.append((name, *(column.ours(row) for column in columns)))
+            for quote in [quote for quote in self.quotes if quote.is_beside(row)]:
+                quote_line("  ", quote)
+                alone.remove(quote)
+        for quote in alone:
+            quote_line(f"{quote.label}, ", quote)
+        headers = ("label", *(column.header for column in columns))
+        return Grid(title, headers, tuple(lines), notes=(*notes, *_sources(shown, self.marks)))
+
+    def measured(
+        self, what: str, value: Callable[[Row], Spread | None], metrics: Iterable[str], quoted: str = ""
+    ) -> list[_Column]:
+        """One column for each of the metrics, filled where a row is judged by it."""
+
+        def cell(name: str) -> Callable[[Row], str]:
+            return lambda row: self.value(row, value(row)) if row.metric.name == name else UNKNOWN
+
+        return [_Column(self.header(what, name), cell(name), quoted if name == "accuracy" else "") for name in metrics]
+
+    def header(self, what: str, metric: str) -> str:
+        return f"{'' if what == 'accuracy ' and metric != 'accuracy' else what}{self.units[metric]}"
+
+    def value(self, row: Row, value: Spread | None) -> str:
+        if row.metric.name == "accuracy":
+            return self.percent(value)
+        return form.spread(value, self.view.spread, form.like(value.mean if value else 0))
+
+    def percent(self, value: Spread | None) -> str:
+        return form.spread(value, self.view.spread, form.percent)
+
+    def extra(self, row: Row) -> str:
+        fraction = row.extra_time.fraction if row.extra_time else None
+        return form.spread(fraction, self.view.spread, form.signed_percent)
+
+    def starred(self, row: Row) -> bool:
+        return self.view.spread == "quantiles" and row.estimated and row.n > 1
+
+
+def _settings(table: Settings) -> Grid:
+    """One line a label; quoted columns, which follow their own, become a line below it."""
+    own = [0]
+    quoted: dict[int, int] = {}  # column -> the column that quotes it
+    for index, header in enumerate(table.headers[1:], start=1):
+        if header.startswith(f"{table.headers[own[-1]]} ("):
+            quoted[own[-1]] = index
+        else:
+            own.append(index)
+    sources = {table.headers[quote].removeprefix(table.headers[column])[2:-1] for column, quote in quoted.items()}
+    lines = []
+    for row in table.rows:
+        lines.append(tuple(_setting(row[column]) for column in own))
+        cells = [None if column not in quoted else row[quoted[column]] for column in own[1:]]
+        if any(cell is not None for cell in cells):
+            lines.append((f"  quoted ({', '.join(sources)})", *map(_setting, cells)))
+    return Grid(table.title, tuple(table.headers[column] for column in own), tuple(lines), frozenset(range(len(own))))
+
+
+def _setting(value: object) -> str:
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _literature(quotes: Sequence[Quote], marks: Mapping[str, int]) -> Grid:
+    columns = {
+        "start_weights": "weights",
+        "weights": "remaining",
+        "remaining": "remaining %",
+        "bits": "bits",
+        "trained_weights": "trained",
+        "batchnorm": "batch norm",
+        "epochs": "epochs",
+        "accuracy": "accuracy %",
+        "accuracy_best": "best epoch %",
+    }
+    known = {key: header for key, header in columns.items() if any(key in quote.cells for quote in quotes)}
+    lines = tuple(
+        (f"{quote.label} [{marks[quote.source]}]", *(_quoted(quote, key) for key in known)) for quote in quotes
     )
-    return Grid("Time and memory (means)", headers, tuple(lines))
+    notes = _sources(quotes, marks)
+    if "trained_weights" in known:
+        notes.insert(0, "trained: whether the weights themselves were trained, beside which of them remain.")
+    return Grid("Quoted from the literature", ("label", *known.values()), lines, notes=tuple(notes))
+
+
+def _marks(quotes: Sequence[Quote]) -> dict[str, int]:
+    """Source -> its number in the notes."""
+    return {source: number for number, source in enumerate(dict.fromkeys(quote.source for quote in quotes), start=1)}
+
+
+def _sources(quotes: Sequence[Quote], marks: Mapping[str, int]) -> list[str]:
+    """One note a source, one for each remark on a quoted row."""
+    sources = sorted({quote.source for quote in quotes}, key=lambda source: marks[source])
+    notes = [f"[{marks[source]}] quoted, not run here: {source.removesuffix('.')}." for source in sources]
+    remarks: dict[tuple[str, str], list[str]] = {}
+    for quote in quotes:
+        if quote.note:
+            remarks.setdefault((quote.source, quote.note.removesuffix(".")), []).append(quote.label)
+    told = (f"[{marks[source]}] {'; '.join(dict.fromkeys(to))}: {note}." for (source, note), to in remarks.items())
+    return [*notes, *told]
+
+
+def _quoted(quote: Quote, key: str) -> str:
+    text = (None if quote.n is None else str(quote.n)) if key == "n" else quote.text(key)
+    return UNKNOWN if text is None else text
+
+
+def _compression(accounting: str) -> Callable[[Row], str]:
+    # a dense network has no mask to count
+    return lambda row: UNKNOWN if row.method == DENSE else form.mean(row.compression.get(accounting), form.percent)
+
+
+def _macs_share(row: Row) -> str:
+    dense, remaining = row.macs.dense, row.macs.remaining
+    return form.percent(remaining.mean / dense.mean) if dense and remaining and dense.mean else UNKNOWN
 
 
 def _layers(row: Row, name: str) -> Grid:
@@ -173,7 +376,7 @@ def _layers(row: Row, name: str) -> Grid:
             layer.name,
             "x".join(map(str, layer.shape)),
             f"{layer.size:,}",
-            *(UNKNOWN if part is None else f"{100 * part:.2f}" for part in (layer.remaining, layer.keep, layer.invert)),
+            *(UNKNOWN if part is None else form.percent(part) for part in (layer.remaining, layer.keep, layer.invert)),
         )
         for layer in row.layers
     )
@@ -185,7 +388,7 @@ def _failed(failures: Sequence[Failure]) -> Grid:
     """One line an error, with the runs that ended in it."""
     groups: dict[str, list[Failure]] = {}
     for failure in failures:
-        groups.setdefault(_one_line(failure["error"]), []).append(failure)
+        groups.setdefault(" ".join(failure["error"].split()), []).append(failure)
     lines = tuple((*_runs_of(group), error) for error, group in groups.items())
     return Grid(f"Failed runs: {len(failures)}", ("run", "label", "seed", "error"), lines, frozenset({0, 1, 3}))
 
@@ -201,139 +404,23 @@ def _runs_of(failures: Sequence[Failure]) -> tuple[str, str, str]:
     return f"{failures[0]['run']}{more}", "; ".join(seeds), "; ".join(together)
 
 
-def _notes(rows: Sequence[Row], spread: str, best: bool, missing: int) -> list[str]:
-    notes = []
-    if any(_starred(row, spread) for row in rows):
-        notes.append("* n < 20: quantiles are estimated by interpolation.")
-    if best and rows:
-        notes.append("best epoch: chosen on the test set, therefore optimistic; compare by the last epoch.")
-    if any(row.compression for row in rows):
-        notes.append(
-            "two-bit, index, entropy: compression rate 1 - bytes / float32 bytes of the dense model, so counted."
-        )
-    for baseline in dict.fromkeys(row.extra_time.baseline for row in rows if row.extra_time):
-        notes.append(f"extra: training time of an epoch over {baseline!r} at equal seed, device and threads.")
-    if any(row.extra_time and row.extra_time.pairs < row.n for row in rows):
-        notes.append("extra: not every run has a baseline of its seed; only the pairs are compared.")
-    if len({(row.devices, row.threads) for row in rows}) > 1:
-        notes.append("The rows ran on different devices or thread counts: compare times with care.")
-    notes += [f"{sentence}." for sentence in repeated_seeds(rows)]
-    if missing:
-        notes.append(f"{missing} planned run{'s have' if missing > 1 else ' has'} no result yet.")
-    return notes
-
-
 def _names(rows: Sequence[Row]) -> list[str]:
-    """Labels, preceded by whatever else tells the rows apart: experiment, model, data set."""
-    varying = [key for key in ("experiment", "model", "data") if len({getattr(row, key) for row in rows}) > 1]
-    names = []
-    for row in rows:
-        parts = [getattr(row, key) for key in varying]
-        names.append(" / ".join([part for part in parts if part not in row.label] + [row.label]))
-    return names
-
-
-def _starred(row: Row, spread: str) -> bool:
-    return spread == "quantiles" and row.estimated and row.n > 1
-
-
-def _percent(value: Spread | None, spread: str) -> str:
-    if value is None or not value.std:  # one run, or runs that agree exactly
-        return _mean_percent(value)
-    if spread == "std":
-        return f"{100 * value.mean:.2f} ± {100 * value.std:.2f}"
-    return f"{100 * value.mean:.2f} [{100 * value.low:.2f}, {100 * value.high:.2f}]"
-
-
-def _mean_percent(value: Spread | None) -> str:
-    return UNKNOWN if value is None else f"{100 * value.mean:.2f}"
-
-
-def _number(value: Spread | None, digits: int) -> str:
-    return UNKNOWN if value is None else f"{value.mean:,.{digits}f}"
-
-
-def _seconds(value: Spread | None) -> str:
-    return _number(value, 2 if value is not None and value.mean < 10 else 1)
-
-
-def _count(value: Spread | None) -> str:
-    return UNKNOWN if value is None else f"{value.mean:,.0f}"
-
-
-def _extra(extra: ExtraTime | None, spread: str) -> str:
-    if extra is None:
-        return UNKNOWN
-    value = extra.fraction
-    if value.std is None:
-        return f"{100 * value.mean:+.1f}"
-    if spread == "std":
-        return f"{100 * value.mean:+.1f} ± {100 * value.std:.1f}"
-    return f"{100 * value.mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
-
-
-def _rows_csv(rows: Sequence[Row]) -> Grid:
-    flat = [_flatten({key: value for key, value in row.to_dict().items() if key != "layers"}) for row in rows]
-    headers = tuple(dict.fromkeys(key for line in flat for key in line))
-    return Grid("", headers, tuple(tuple(_cell(line.get(key)) for key in headers) for line in flat))
-
-
-def _layers_csv(rows: Sequence[Row]) -> Grid:
-    headers = ("experiment", "label", "n", "layer", "shape", "size", "remaining", "keep", "invert")
-    lines = tuple(
-        tuple(map(_cell, (row.experiment, row.label, row.n, layer.name, layer.shape, layer.size)))
-        + tuple(map(_cell, (layer.remaining, layer.keep, layer.invert)))
-        for row in rows
-        for layer in row.layers
-    )
-    return Grid("", headers, lines)
-
-
-#: The columns of a spread, so that a CSV has the same columns whether or not a value is known.
-_SPREAD_KEYS = ("mean", "low", "high", "std", "n")
-_SPREAD_FIELDS = (
-    *("accuracy", "accuracy_best", "test_loss", "train_loss", "weights_total", "weights_targeted"),
-    *("weights_remaining", "density", "remaining_of_all", "seconds_train", "seconds_per_epoch", "peak_memory"),
-)
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        if entry is None and (key in _SPREAD_FIELDS or prefix in ("bytes.", "compression.")):
-            entry = dict.fromkeys(_SPREAD_KEYS)
-        elif entry is None and key == "extra_time":
-            spread = dict.fromkeys(_SPREAD_KEYS)
-            entry = {"baseline": None, "pairs": None, "seconds": spread, "fraction": spread}
-        flat.update(_flatten(entry, f"{prefix}{key}.") if isinstance(entry, Mapping) else {prefix + key: entry})
-    return flat
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def _finite(value: Any) -> Any:
-    """Replace what JSON cannot say, NaN and infinities, by null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Labels, after the experiment if there are several, with whatever else tells equal ones apart."""
+    several = len({row.experiment for row in rows}) > 1
+    names = [f"{row.experiment} / {row.label}" if several else row.label for row in rows]
+    for key, shape in (("model", "{} / "), ("data", "{} / "), ("epochs", ", {} epochs"), ("n_train", ", {} examples")):
+        for name in {name for name in names if names.count(name) > 1}:
+            same = [index for index, other in enumerate(names) if other == name]
+            if len({getattr(rows[index], key) for index in same}) > 1:
+                for index in same:
+                    part = shape.format(getattr(rows[index], key))
+                    names[index] = part + name if part.endswith(" ") else name + part
+    precisions = [row.precision for row in rows]
+    return [
+        name if precision == "float32" or precision in name else f"{name} ({precision})"
+        for name, precision in zip(names, precisions)
+    ]
 
 
 def _join(tables: list[str], notes: str) -> str:
     return "\n\n".join([*tables, notes] if notes else tables) + "\n"
-
-
-def _check(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from typing import Any
+
+import pytest
+
+from supermask.errors import ConfigError
+from supermask.report import table
+from supermask.report.content import Content, Settings, View
+from supermask.report.quoted import Quote
+from supermask.report.summary import summarize
+
+from .results import pair, quote, result
+
+SETTINGS = Settings(
+    "Baselines",
+    ("label", "lr", "lr (table 8)", "steps", "shuffle"),
+    (("FCN", 0.008, ".008", 3900, True), ("Conv2", 2.449489742783178, None, 1950, None)),
+)
+
+
+def render(format: str = "text", results: list[dict[str, Any]] | None = None, **changes: Any) -> str:
+    view = View(best=changes.pop("best", False))
+    return table.render(Content(rows=summarize(pair() if results is None else results), **changes), format, view)
+
+
+def test_quoted_numbers_stand_below_ours() -> None:
+    quotes = [
+        quote(
+            "signed-supermask", n=50, accuracy=[93.5, 93.0, 94.25], remaining=[0.6], weights=[25800.0], note="Rounded."
+        ),
+        quote("dense", n=50, remaining=None),
+        quote(source="another paper", accuracy=[66.0]),
+    ]
+    lines = render(quotes=quotes).splitlines()
+    assert lines[:8] == [
+        "Last epoch, mean [5 %, 95 %] over the runs",
+        "label                     n            accuracy %  test loss          remaining %",
+        "-----------------------  --  --------------------  ---------  -------------------",
+        "dense                    3*  96.00 [95.10, 96.90]     0.2000               100.00",
+        "  quoted [1]             50     93.5 [93.0, 94.0]          –                    –",
+        "signed-supermask         3*  93.00 [90.40, 94.90]     0.2000  10.00 [9.10, 10.90]",
+        "  quoted [1]             50   93.5 [93.00, 94.25]          –                  0.6",
+        "Others 2019, quoted [2]   –                    66          –                  9.9",
+    ]
+    # of the weights, one quote says something; of times, none
+    assert [line.split()[:3] for line in lines[9:15] if "quoted" in line] == [["quoted", "[1]", "25,800"]]
+    assert not any("quoted" in line for line in lines[16:21])
+    assert "[1] quoted, not run here: a paper, table 1." in lines
+    assert "[2] quoted, not run here: another paper." in lines
+    assert "[1] signed-supermask: Rounded." in lines
+
+
+def test_equal_remarks_are_told_once() -> None:
+    quotes = [quote(label=label, note="read off a figure.") for label in ("a, b", "c")]
+    assert render(quotes=quotes).count("read off a figure") == 1
+    assert "\n[1] a, b; c: read off a figure.\n" in render(quotes=quotes)
+
+
+def test_a_quote_belongs_to_the_row_of_its_experiment() -> None:
+    text = render(results=[result(), result(experiment="other")], quotes=[quote("dense")])
+    lines = text.splitlines()
+    assert lines[3].startswith("quickstart / dense")
+    assert lines[4].startswith("  quoted [1]")
+    assert lines[5].startswith("other / dense")
+    assert "quoted" not in lines[6]
+
+
+def test_what_has_no_result_yet_is_quoted_by_its_label() -> None:
+    text = render(results=[], quotes=[quote("Conv2")], missing=3)
+    assert text.splitlines()[3].startswith("Conv2, quoted [1]")
+    assert text.endswith("3 planned runs have no result yet.\n")
+
+
+def test_costs_and_compression() -> None:
+    cells = {"seconds_per_epoch": [1.5], "extra_time": [6.0, 5.5, 7.0], "compression": [93.8], "epochs": 100}
+    text = render(quotes=[quote("signed-supermask", **cells)])
+    size, cost = text.split("\n\n")[1:3]
+    assert size.splitlines()[1].endswith("entropy %  unnamed %")
+    assert size.splitlines()[5].split()[-2:] == ["–", "93.8"]
+    assert cost.splitlines()[-1].split() == ["quoted", "[1]", "100", "1.5", "–", "6", "[5.5,", "7.0]", "–"]
+    assert "unnamed: compression rate, quoted; how the source counts bytes is not known." in text
+
+
+def test_runs_of_another_length_than_published_are_told() -> None:
+    text = render(quotes=[quote("signed-supermask", epochs=100), quote("dense", epochs=10)])
+    assert "\nsigned-supermask: 10 epochs here, 100 where quoted.\n" in text
+    assert "dense: 10 epochs" not in text
+
+
+def test_a_quoted_best_epoch_is_not_mixed_with_the_last() -> None:
+    text = render(quotes=[quote("dense", accuracy=None, accuracy_best=[95.5])])
+    assert re.split("  +", text.splitlines()[1]) == [
+        "label",
+        "n",
+        "accuracy %",
+        "best epoch %",
+        "test loss",
+        "remaining %",
+    ]
+    assert text.splitlines()[4].split() == ["quoted", "[1]", "–", "–", "95.5", "–", "9.9"]
+    assert "best epoch" not in render(quotes=[quote("dense", accuracy_best=[95.5])])
+
+
+def test_latex_names_the_sources_below_each_table() -> None:
+    text = render("latex", quotes=[quote("signed-supermask", source="R&D 100 %")])
+    first, second, _ = text.split("\n\\end{table}\n")[:3]
+    assert r"\quad quoted [1] & -- & 93.5 [93.0, 94.0] & -- & 9.9 \\" in first
+    assert r"[1] quoted, not run here: R\&D 100 \%.\par" in first
+    assert "not run here" not in second
+
+
+def test_json_has_our_units() -> None:
+    content = json.loads(render("json", quotes=[quote("signed-supermask", n=50, extra_time=[6.0]), quote()]))
+    dense, masked = content["rows"]
+    assert dense["quoted"] == []
+    (cells,) = masked["quoted"]
+    assert cells["accuracy"] == {"mean": 0.935, "low": 0.93, "high": 0.94, "std": None, "n": 50}
+    assert cells["density"] == {"mean": 0.099, "low": None, "high": None, "std": None, "n": 50}
+    assert cells["extra_time"]["mean"] == 0.06
+    assert [cells["label"] for cells in content["quoted"]] == ["Others 2019"]
+
+
+def test_csv_lines_name_their_source() -> None:
+    quotes = [quote("signed-supermask", compression=[93.8], extra_time=[6.0]), quote()]
+    dense, masked, beside, other = csv.DictReader(io.StringIO(render("csv", quotes=quotes)))
+    assert (dense["source"], masked["source"]) == ("", "")
+    assert (beside["label"], beside["experiment"], beside["source"]) == (
+        "signed-supermask",
+        "quickstart",
+        "a paper, table 1",
+    )
+    assert float(beside["accuracy.mean"]) == 0.935
+    assert float(beside["compression.unnamed.mean"]) == 0.938
+    assert float(beside["extra_time.fraction.mean"]) == 0.06
+    assert beside["metric.last.mean"] == beside["compression.two_bit.mean"] == ""
+    assert (other["label"], other["density.mean"], other["density.low"]) == ("Others 2019", "0.099", "")
+    assert render("csv", quotes=quotes).splitlines()[0] == render("csv").splitlines()[0]
+
+
+def test_settings_show_what_is_quoted_below_ours() -> None:
+    assert render(results=[], settings=[SETTINGS]).splitlines() == [
+        "Baselines",
+        "label               lr       steps  shuffle",
+        "------------------  -------  -----  -------",
+        "FCN                 0.008    3,900  True",
+        "  quoted (table 8)  .008     –      –",
+        "Conv2               2.44949  1,950  –",
+    ]
+
+
+def test_settings_come_before_results() -> None:
+    text = render(settings=[SETTINGS])
+    assert text.startswith("Baselines\n")
+    assert "\n\nLast epoch" in text
+
+
+def test_settings_as_values() -> None:
+    first, second = csv.DictReader(io.StringIO(render("csv", settings=[SETTINGS])))
+    assert (first["lr"], first["lr (table 8)"]) == ("0.008", ".008")
+    assert (second["lr"], second["lr (table 8)"]) == ("2.449489742783178", "")
+    (content,) = json.loads(render("json", settings=[SETTINGS]))["settings"]
+    assert content["headers"] == list(SETTINGS.headers)
+    assert content["rows"][1] == ["Conv2", 2.449489742783178, None, 1950, None]
+    with pytest.raises(ConfigError, match="CSV holds one table: name one experiment with settings"):
+        render("csv", settings=[SETTINGS, SETTINGS])
+
+
+def test_literature_has_a_table_of_its_own() -> None:
+    facts = {"bits": 1.0, "trained_weights": False, "batchnorm": False, "start_weights": 4300992, "epochs": 100}
+    literature = [quote(**facts), quote(label="More", source="another paper", trained_weights=True, accuracy=None)]
+    lines = render(results=[], literature=literature).splitlines()
+    assert lines == [
+        "Quoted from the literature",
+        "label              weights  remaining %  bits  trained  batch norm  epochs         accuracy %",
+        "---------------  ---------  -----------  ----  -------  ----------  ------  -----------------",
+        "Others 2019 [1]  4,300,992          9.9     1       no          no     100  93.5 [93.0, 94.0]",
+        "More [2]                 –          9.9     –      yes           –       –                  –",
+        "",
+        "trained: whether the weights themselves were trained, beside which of them remain.",
+        "[1] quoted, not run here: a paper, table 1.",
+        "[2] quoted, not run here: another paper.",
+    ]
+    first, second = csv.DictReader(io.StringIO(render("csv", results=[], literature=literature)))
+    assert (first["bits"], first["density.mean"], first["extra_time.mean"]) == ("1.0", "0.099", "")
+    assert second["accuracy.mean"] == ""
+    content = json.loads(render("json", results=[], literature=literature))
+    assert [cells["label"] for cells in content["quoted"]] == ["Others 2019", "More"]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(68.0, "68"), (97.42, "97.42"), ([77.4, 76.0, 78.25], "77.4 [76.00, 78.25]")]
+)
+def test_digits_of_a_source_are_kept(number: Any, text: str) -> None:
+    assert Quote.of({"label": "a", "source": "b", "accuracy": number}).text("accuracy") == text
+
+
+def test_two_numbers_are_no_quote() -> None:
+    with pytest.raises(AssertionError, match="a mean, or mean, low and high"):
+        quote(accuracy=[1.0, 2.0])
