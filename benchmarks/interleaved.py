@@ -21,17 +21,21 @@ LAB = PLAIN | KEEP_MEMORY
 Factory = Callable[[str], Callable[[], object]]
 
 
-def header(command: str) -> str:
-    """What every table of figures starts with: command, machine, versions."""
+def machine() -> str:
+    """Processor, cores and torch."""
     import torch
 
     model = platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         model = next(line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line)
+    return f"{model} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def header(command: str) -> str:
+    """What every table of interleaved figures starts with."""
     return (
-        f"{command}: {model} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores, torch {torch.__version__}, "
-        "1 thread, CPU time, medians of interleaved rounds, ratios paired by round [5 %, 95 %]"
+        f"{command}: {machine()}, 1 thread, CPU time, medians of interleaved rounds, ratios paired by round [5 %, 95 %]"
     )
 
 
