@@ -77,6 +77,17 @@ def test_results_of_other_experiments_count_and_those_of_other_devices_do_not(tm
     assert Cost.of(renamed, tmp_path, device="cuda").settings[0].seconds_per_run == 7.0
 
 
+def test_runs_of_an_older_version_are_known_by_their_id(tmp_path):
+    run_here({}, tmp_path, vary={"seed": 2})
+    set_times(tmp_path, 10.0)
+    for path in tmp_path.rglob("spec.json"):
+        spec = json.loads(path.read_text())
+        del spec["train"]["precision"]
+        path.write_text(json.dumps(spec))
+    dense = Cost.of(plan({"seed": 3}), tmp_path).settings[0]
+    assert (dense.source, dense.n, dense.left) == ("finished", 2, 1)
+
+
 def test_an_unfinished_run_tells_its_pace_and_is_worth_what_it_has_done(tmp_path):
     run_here({"train.epochs": 4}, tmp_path)
     run = only_run(tmp_path)

@@ -46,6 +46,7 @@ class Known:
     """A run in the results folder that tells something about time.
 
     Args:
+        id: Its id.
         setting: Its spec without the seed, as text.
         like: Its model, data and batch size, as text.
         on_cpu: Whether it was trained on the CPU.
@@ -54,6 +55,7 @@ class Known:
         epochs: Epochs so far.
     """
 
+    id: str
     setting: str
     like: str
     on_cpu: bool
@@ -122,7 +124,7 @@ class Cost:
         by_label: dict[str, list[RunSpec]] = {}
         for spec in specs:
             by_label.setdefault(spec.label, []).append(spec)
-        whole: dict[str, _Expected] = {label: _expect(own[0], known) for label, own in by_label.items()}
+        whole: dict[str, _Expected] = {label: _expect(own, known) for label, own in by_label.items()}
         whole |= {label: (seconds, "measured", 1) for label, seconds in (measured or {}).items()}
         rests: dict[str, float | None] = {}  # of the runs that are left, in the order of the plan
         for spec in specs:
@@ -292,14 +294,16 @@ def _what_it_tells(folder: RunFolder) -> list[Known]:
         device = read_json(folder.env)["starts"][-1]["device"]
     else:
         return []
-    return [Known(_setting(spec), _like(spec), str(device).startswith("cpu"), finished, float(seconds), int(epochs))]
+    on_cpu = str(device).startswith("cpu")
+    return [Known(folder.path.name, _setting(spec), _like(spec), on_cpu, finished, float(seconds), int(epochs))]
 
 
-def _expect(spec: RunSpec, known: Sequence[Known]) -> _Expected:
-    """Seconds of a whole run, where they come from, and of how many runs."""
-    content = spec.to_dict()
+def _expect(own: Sequence[RunSpec], known: Sequence[Known]) -> _Expected:
+    """Seconds of a whole run of one label, where they come from, and of how many runs."""
+    content, ids = own[0].to_dict(), {spec.id for spec in own}
     setting, like, epochs = _setting(content), _like(content), content["train"]["epochs"]
-    same = [run for run in known if run.setting == setting]
+    # by id as well: the spec of a run of an older version lacks keys that are new since
+    same = [run for run in known if run.id in ids or run.setting == setting]
     if done := [run.seconds for run in same if run.finished]:
         return sum(done) / len(done), "finished", len(done)
     if paces := [run.seconds / run.epochs for run in same]:
