@@ -41,6 +41,7 @@ bench: $(CHECK)/.installed
 	$(CHECK)/bin/python benchmarks/step.py
 	$(CHECK)/bin/python benchmarks/epoch.py
 	$(CHECK)/bin/python benchmarks/memory.py
+	$(CHECK)/bin/python benchmarks/lab.py
 
 clean:
 	rm -rf .venvs .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
