@@ -49,6 +49,12 @@ def test_nothing_known_says_how_to_know(supermask: Invoke, tiny: Path) -> None:
     assert not Path("runs").exists()
 
 
+def test_many_unknown_settings_are_counted(supermask: Invoke, tiny: Path) -> None:
+    rates = "--set", "vary.train.optimizer.lr=[0.1, 0.2, 0.3]"
+    last = supermask("plan", tiny, *rates).stdout.splitlines()[-2]
+    assert last == "nothing is known about 6 of 6 settings; --measure trains a few steps of each setting"
+
+
 def test_finished_runs_tell_the_cost(supermask: Invoke, finished: Path) -> None:
     lines = supermask("plan", finished / "tiny.yaml", "--out", finished / "runs").stdout.splitlines()
     assert lines[-2] == "nothing is left to train"

@@ -20,6 +20,7 @@ from supermask.lab.runner import Runner
 from supermask.lab.store import run_folder
 from supermask.report.grid import Grid
 
+MOST_NAMED: Final = 4  # settings that a sentence lists by name
 _SOURCES: Final = {
     "finished": "its finished runs",
     "unfinished": "its unfinished runs",
@@ -92,7 +93,8 @@ def cost_table(cost: Cost) -> tuple[Grid, list[str]]:
     if cost.seconds is not None:
         return grid, [f"all that is left takes about {_time(cost.seconds)} with {workers}"]
     unknown = [setting.label for setting in cost.settings if setting.left and setting.seconds_left is None]
-    return grid, [f"nothing is known about {', '.join(unknown)}; --measure trains a few steps of each setting"]
+    which = ", ".join(unknown) if len(unknown) <= MOST_NAMED else f"{len(unknown)} of {len(cost.settings)} settings"
+    return grid, [f"nothing is known about {which}; --measure trains a few steps of each setting"]
 
 
 def _row(setting: SettingCost) -> tuple[str, ...]:
