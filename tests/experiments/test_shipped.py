@@ -35,7 +35,7 @@ COUNTS = {
     "signed-supermask/readme-results": (20, 1000),
     "signed-supermask/fcn": (3, 15),
     "signed-supermask/fcn-thresholds": (3, 9),
-    "signed-supermask/fcn-residual": (14, 70),
+    "signed-supermask/fcn-residual": (15, 75),
     "signed-supermask/conv2": (4, 12),
     "signed-supermask/conv-thresholds": (12, 600),
 }
