@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from .conftest import Invoke
@@ -58,9 +59,9 @@ def test_a_result_of_a_newer_version(supermask: Invoke, tiny: Path) -> None:
     report = supermask("report", tiny, "--set", "vary.seed=[0]")
     assert report.exit_code == 0
     assert "this version reads 1" in one_line(report.stdout)
-    whole = supermask("report", "runs")
-    assert whole.exit_code == 2
-    assert whole.stderr == f"error: {message}\n"
+    whole = json.loads(supermask("report", "runs", "--json").stdout)
+    assert whole["failed"] == [{"run": newer["run"], "label": "", "seed": None, "error": message}]
+    assert [row["n"] for row in whole["rows"]] == [1]
 
 
 def test_a_folder_that_holds_another_spec(supermask: Invoke, tiny: Path) -> None:
@@ -70,9 +71,33 @@ def test_a_folder_that_holds_another_spec(supermask: Invoke, tiny: Path) -> None
     folder = Path(first["folder"])
     folder.mkdir()
     (folder / "spec.json").write_text(other.read_text())
-    result = supermask("run", tiny, "--set", "vary.seed=[0]")
-    assert result.exit_code == 2
-    assert f"error: {folder} holds a run of the same id whose full spec differs: train.epochs (1 there, 2 now)" in (
-        result.stderr
+    result = supermask("run", tiny, "--workers", 0, "--set", "vary.seed=[0]")
+    assert result.exit_code == 1
+    assert f"{folder} holds a run of the same id whose full spec differs: train.epochs (1 there, 2 now)" in (
+        one_line(result.stdout + result.stderr)
     )
     assert not list(folder.glob("result.json"))
+    assert [run["state"] for run in plan(supermask, tiny) if run["seed"] == 0] == ["new", "done"], "the other goes on"
+
+
+def test_damaged_files_are_failures_of_a_folder(supermask: Invoke, finished: Path) -> None:
+    shutil.copytree(finished / "runs", "runs")
+    first, second, *_ = sorted(Path("runs/tiny").iterdir())
+    (first / "result.json").write_text('{"schema": 1, "ru')
+    (second / "result.json").unlink()
+    (second / "failed.json").write_text("[]")
+    report = supermask("report", "runs")
+    assert report.exit_code == 0
+    assert "Failed runs: 2" in report.stdout
+    assert f"{first}/result.json: damaged" in one_line(report.stdout)
+    assert f"{second}/failed.json: expected a JSON object, got list" in one_line(report.stdout)
+    content = json.loads(supermask("report", "runs", "--json").stdout)
+    assert (sum(row["n"] for row in content["rows"]), content["missing"]) == (2, 0)
+
+
+def test_a_run_that_lies_in_two_folders(supermask: Invoke, finished: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(finished / "runs", name)
+    assert "the folders hold the same run more than once; report one of them" in one_line(
+        supermask("report", "one", "two").stdout
+    )

@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,7 +103,7 @@ def test_published_numbers_stand_beside_ours(supermask: Invoke, finished: Path) 
     assert "[1] quoted, not run here: a paper." in lines
     assert "quoted" not in supermask("report", finished / "runs").stdout
     latex = supermask("report", "tiny.yaml", "--out", finished / "runs", "--format", "latex").stdout
-    assert r"\quad quoted [1] & 50 & 97.5 [97.0, 98.0] & -- & 3.75 \\" in latex
+    assert r"\quad quoted [1] & 50 & 97.50 [97.0, 98.0] & -- & 3.75 \\" in latex
     content = json.loads(supermask("report", "tiny.yaml", "--out", finished / "runs", "--epoch", "1", "--json").stdout)
     compare(content, EXAMPLES["report"])
     assert [len(row["quoted"]) for row in content["rows"]] == [0, 1]
@@ -213,3 +215,90 @@ def test_plan_shows_what_exists(supermask: Invoke, finished: Path) -> None:
     assert lines[3].split()[1:3] == ["supermask", "0"]
     for word in ("1 done", "1 failed", "1 unfinished", "1 new", "run folders: runs/tiny"):
         assert word in lines[-1]
+
+
+def rewrite(change: Callable[[dict[str, Any]], dict[str, Any]], *paths: Path) -> None:
+    """Change results in their folders."""
+    for path in paths:
+        result = json.loads((path / "result.json").read_text())
+        (path / "result.json").write_text(json.dumps(change(result)))
+
+
+def test_files_of_one_name_quote_for_their_own_runs(supermask: Invoke, finished: Path) -> None:
+    quoted = "published: {{rows: {{plain: {{source: a paper, accuracy: [{}]}}}}}}\n"
+    Path("first.yaml").write_text(TINY + quoted.format(97.25))
+    longer = TINY.replace("epochs: 2", "epochs: 1")
+    Path("second.yaml").write_text(longer + quoted.format(68.75))
+    shutil.copytree(finished / "runs", "runs")
+    assert supermask("run", "second.yaml", "--workers", 0).exit_code == 0
+    rows = json.loads(supermask("report", "first.yaml", "second.yaml", "--json").stdout)["rows"]
+    plain = {row["epochs"]: row["quoted"] for row in rows if row["label"] == "plain"}
+    assert {epochs: [quote["accuracy"]["mean"] for quote in quotes] for epochs, quotes in plain.items()} == {
+        2: [0.9725],
+        1: [0.6875],
+    }
+    # the same entry in both stands once beside each
+    Path("second.yaml").write_text(longer + quoted.format(97.25))
+    rows = json.loads(supermask("report", "first.yaml", "second.yaml", "--json").stdout)["rows"]
+    assert [len(row["quoted"]) for row in rows if row["label"] == "plain"] == [1, 1]
+    text = supermask("report", "first.yaml", "second.yaml").stdout
+    assert text.count("  quoted [1]") == 2
+
+
+def test_a_changed_experiment_says_so(supermask: Invoke, finished: Path) -> None:
+    arguments = ("report", finished / "tiny.yaml", "--out", finished / "runs")
+    sentence = "tiny: --set changed the experiment; its runs may differ from those of the file, and from what is quoted"
+    changed = json.loads(supermask(*arguments, "--set", "vary.seed=[0]", "--json").stdout)
+    assert changed["notes"] == [sentence]
+    assert json.loads(supermask(*arguments, "--json").stdout)["notes"] == []
+
+
+def test_results_of_earlier_versions_stand_with_new_ones(supermask: Invoke, finished: Path) -> None:
+    shutil.copytree(finished / "runs", "runs")
+    later = ("setting", "epochs_planned", "conditions")
+    old = [path for path in Path("runs/tiny").iterdir() if json.loads((path / "result.json").read_text())["seed"] == 0]
+    rewrite(lambda result: {key: value for key, value in result.items() if key not in later}, *old)
+    rows = json.loads(supermask("report", finished / "tiny.yaml", "--json").stdout)["rows"]
+    assert [(row["label"], row["seeds"]) for row in rows] == [("plain", [0, 1]), ("supermask", [0, 1])]
+    assert rows[1]["extra_time"]["pairs"] == 2
+    # a folder does not tell their settings
+    rows = json.loads(supermask("report", "runs", "--json").stdout)["rows"]
+    assert [(row["label"], row["seeds"], row["setting"] is None) for row in rows] == [
+        ("plain", [0], True),
+        ("plain", [1], False),
+        ("supermask", [0], True),
+        ("supermask", [1], False),
+    ]
+
+
+def test_a_folder_with_two_settings_of_one_label(supermask: Invoke, finished: Path) -> None:
+    shutil.copytree(finished / "runs", "runs")
+    arguments = ("--workers", 0, "--set", "vary.seed=[0]")
+    assert supermask("run", finished / "tiny.yaml", *arguments, "--set", "train.optimizer.momentum=0.5").exit_code == 0
+    names = [line.partition("  ")[0] for line in supermask("report", "runs").stdout.splitlines()[3:7]]
+    assert sorted(names) == [
+        f"{label}, train.optimizer.momentum={m}" for label in ("plain", "supermask") for m in (0.5, 0.9)
+    ]
+    many = ("--set", "train.optimizer.lr=0.01", "--set", "train.batch_size=64", "--set", "train.shuffle=false")
+    assert supermask("run", finished / "tiny.yaml", *arguments, *many).exit_code == 0
+    rows = json.loads(supermask("report", "runs", "--json").stdout)["rows"]
+    names = [line.partition("  ")[0] for line in supermask("report", "runs").stdout.splitlines()[3:9]]
+    assert names[0] == f"plain, setting {rows[0]['setting']}"
+    assert len(set(names)) == 6
+
+
+def test_runs_that_a_plateau_ended_at_different_epochs(supermask: Invoke, finished: Path) -> None:
+    """One row, with its quote."""
+    Path("tiny.yaml").write_text(TINY + QUOTED)
+    shutil.copytree(finished / "runs", "runs")
+    folders = [
+        path
+        for path in Path("runs/tiny").iterdir()
+        if json.loads((path / "result.json").read_text())["label"] != "plain"
+    ]
+    rewrite(lambda result: result | {"epochs": 1 + result["seed"]}, *folders)
+    text = supermask("report", "tiny.yaml").stdout
+    assert text.count("  quoted [1]") == 1
+    assert "supermask: 2 epochs planned, the schedule ended training earlier." in text
+    row = json.loads(supermask("report", "tiny.yaml", "--json").stdout)["rows"][1]
+    assert (row["n"], row["epochs"], row["epochs_trained"]["mean"]) == (2, 2, 1.5)

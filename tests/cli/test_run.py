@@ -21,7 +21,7 @@ def test_run_trains_compares_and_says_where(supermask: Invoke, tiny: Path) -> No
     assert lines[table + 3].split()[:2] == ["plain", "2*"]
     assert lines[table + 4].split()[:2] == ["supermask", "2*"]
     assert "* n < 20: quantiles are estimated by interpolation." in lines
-    assert "extra: training time of an epoch over 'plain' at equal seed, device and threads." in lines
+    assert "extra: training time of an epoch over 'plain' at equal seed, machine, device and threads." in lines
     assert lines[-1] == "run folders: runs/tiny"
     assert len(list(Path("runs/tiny").glob("*/result.json"))) == 4
 

@@ -95,16 +95,19 @@ def test_a_plugin_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("import does_not_exist", "failed to import: ModuleNotFoundError: No module named 'does_not_exist'"),
-        ("1 / 0", "failed to import: ZeroDivisionError"),
-        ("def", "failed to import: SyntaxError"),
-        ("x = 1", "registers no method: decorate a Method subclass with @supermask.register"),
+        ("import does_not_exist", ", line 1 failed to import: ModuleNotFoundError: No module named 'does_not_exist'"),
+        ("x = 0\n1 / x", ", line 2 failed to import: ZeroDivisionError"),
+        ("def", " failed to import: SyntaxError"),
+        ("x = 1", " registers no method: decorate a Method subclass with @supermask.register"),
     ],
 )
 def test_bad_plugins(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.py"
     path.write_text(textwrap.dedent(text))
-    with pytest.raises(ConfigError, match=f"the plug-in .*bad.py {message}"):
+    with pytest.raises(ConfigError, match=f"the plug-in .*bad.py{message}"):
         load_plugin(path)
     with pytest.raises(ConfigError, match="no such plug-in file: .*gone.py"):
         load_plugin(tmp_path / "gone.py")
+    (tmp_path / "bad.yaml").write_text("name: bad")
+    with pytest.raises(ConfigError, match="a plug-in is a Python file whose name ends in .py, not bad.yaml"):
+        load_plugin(tmp_path / "bad.yaml")

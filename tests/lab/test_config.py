@@ -292,3 +292,45 @@ def test_files_are_found_beside_the_experiment(tmp_path):
     config = parse_run(raw, tmp_path)
     assert config.init.weights == str((tmp_path / "w.npz").resolve())
     assert list(config.files()) == ["init.weights"]
+
+
+def test_a_whole_number_and_its_float_are_one_run(tmp_path):
+    """The default decides the type, so that both have the id that `2.0` always had."""
+    runs = [expand(experiment({"model": {"name": "conv2", "width": width}}))[0] for width in (2, 2.0)]
+    assert runs[0].id == runs[1].id == "3c51cbca4a88"
+    assert isinstance(runs[0].sections["model"]["width"], float)
+    assert isinstance(runs[0].sections["model"]["channels"], int)
+    np.savez(tmp_path / "own.npz", images=np.zeros((4, 2, 2)), labels=np.arange(4))
+    own = {"data": {"name": "npz", "file": str(tmp_path / "own.npz"), "split_seed": 1}}
+    assert isinstance(parse(own).data.options["split_seed"], int)
+
+
+@pytest.mark.parametrize(
+    ("patch", "steps"),
+    [
+        ({}, 12),  # 1437 images: 6 batches, 2 epochs
+        ({"train.passes": 2}, 24),
+        ({"data.validation": 414}, 8),  # 1023 images
+    ],
+)
+def test_a_warm_up_as_long_as_the_training_is_refused_before_it(patch, steps):
+    warm_up = {"name": "warm-up", "then": {"name": "cosine"}}
+    refuse(
+        patch | {"train.schedule": warm_up | {"steps": steps}},
+        rf"^train\.schedule: steps of the warm-up must be below those of the training, got {steps} of {steps}; shorten",
+    )
+    parse(patch | {"train.schedule": warm_up | {"steps": steps - 1}})
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        ({"train.schedule": "cosine"}, r"train\.schedule: .* got 'cosine' \(text\); write {name: cosine}$"),
+        ({"train.clip": 0.5}, r"train\.clip: .* got 0\.5 \(a number\); write {norm: 0\.5}$"),
+        ({"train.precision": "fp16"}, r"train\.precision: .*; did you mean 'float16'\?$"),
+        ({"method": {"name": "magnitude", "density": "20%"}}, r"method\.density: .*; did you mean 0\.2\?$"),
+        ({"data.augment": True}, r"data\.augment: .*, got true$"),
+    ],
+)
+def test_wrong_types_come_with_a_way_out(patch, message):
+    refuse(patch, message)

@@ -21,11 +21,12 @@ def plan(vary):
     return expand(experiment(vary=vary))
 
 
-def set_times(out, seconds, epochs=2, device="cpu"):
+def set_times(out, seconds, epochs=2, device="cpu", overhead=0.0):
     """Say that the runs below a folder took so long."""
     for path in out.rglob("result.json"):
         result = json.loads(path.read_text())
-        result["seconds"]["total"], result["epochs"], result["device"] = seconds, epochs, device
+        result["seconds"] |= {"total": seconds + overhead, "train": seconds, "evaluate": 0.0}
+        result["epochs"], result["device"] = epochs, device
         path.write_text(json.dumps(result))
 
 
@@ -64,6 +65,15 @@ def test_finished_runs_tell_their_setting_and_similar_ones(tmp_path):
     # in the order of the plan, seed by seed: random 10, long 100, random 10, long 100, dense 10, random 10, long 100
     assert cost.seconds == wall_time([10, 100, 10, 100, 10, 10, 100], 2) == 220
     assert Cost.of(plan(VARY), tmp_path, workers=0).seconds == 340
+
+
+def test_what_a_run_takes_beside_its_epochs_is_not_scaled(tmp_path):
+    run_here({}, tmp_path)
+    set_times(tmp_path, 4.0, overhead=6.0)
+    settings = by_label(Cost.of(plan(VARY), tmp_path))
+    assert settings["dense"].seconds_per_run == 10.0
+    assert settings["random"].seconds_per_run == 10.0
+    assert settings["long"].seconds_per_run == 46.0  # 6 s, and 20 epochs of 2 s
 
 
 def test_results_of_other_experiments_count_and_those_of_other_devices_do_not(tmp_path):

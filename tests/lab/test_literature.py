@@ -137,3 +137,32 @@ def own_file(tmp_path, monkeypatch):
 def test_a_damaged_file(own_file, text, message):
     with pytest.raises(ConfigError, match=message):
         own_file(text)
+
+
+def test_a_range_or_a_bound_is_text(own_file):
+    cells = own_file(
+        "{sources: {book: {text: A, trust: figure}}, "
+        "entries: {x: {source: book, label: X, extra_time: 6 to 10, compression: at least 93.8}}}"
+    )["x"].to_dict()
+    assert (cells["extra_time"], cells["compression"]) == ("6 to 10", "at least 93.8")
+    with pytest.raises(ConfigError, match=r"entries\.x\.accuracy: expected a list"):
+        own_file("{sources: {book: {text: A, trust: figure}}, entries: {x: {source: book, accuracy: about 90}}}")
+
+
+def test_captions_give_ranges():
+    assert literature()["signed-supermask/conv/cost"].extra_time == "roughly 6 to 10"
+    assert literature()["signed-supermask/conv/cost"].compression == "at least 93.8"
+    assert literature()["signed-supermask/resnet/cost"].extra_time == "3 to 14.5"
+
+
+def test_every_network_of_the_paper_tells_its_epochs():
+    """A partial run is then marked beside the published number."""
+    entries = {name: cells.epochs for name, cells in literature().items() if name.startswith("signed-supermask/")}
+    assert [name for name, epochs in entries.items() if epochs is None] == [
+        "signed-supermask/conv/cost", "signed-supermask/resnet/cost"
+    ]  # fmt: skip
+    dense = {name.split("/")[1]: epochs for name, epochs in entries.items() if name.endswith("/dense")}
+    assert dense == {
+        **dict.fromkeys(("fcn", "conv2", "conv4", "conv6", "conv8"), 50),
+        **dict.fromkeys(("resnet20", "resnet20x2", "resnet20x3"), 80), "resnet56": 90, "resnet110": 100,
+    }  # fmt: skip

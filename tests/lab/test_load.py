@@ -1,5 +1,7 @@
 """Experiment files: strict YAML, settings, names."""
 
+import re
+
 import pytest
 
 from supermask.errors import ConfigError
@@ -268,9 +270,16 @@ def test_shipped_experiments_go_by_name(monkeypatch, tmp_path):
     path.write_text(FILE)
     monkeypatch.setattr("supermask.lab.load.shipped_experiments", lambda: {"group/table-1": path})
     assert find_experiment("group/table-1") == path
-    assert find_experiment("group/table-1.yaml") == path
-    with pytest.raises(ConfigError, match="did you mean 'group/table-1'"):
-        find_experiment("group/table-11")
+    (tmp_path / "mine.yaml").write_text(FILE)
+    for wrong, way in {
+        "group/table-11": "did you mean 'group/table-1'",
+        "table-1": "did you mean 'group/table-1'",
+        "group/table-1.yaml": "did you mean 'group/table-1'",  # the name of a file that is not there
+        f"{tmp_path}/mime.yaml": f"did you mean '{tmp_path}/mine.yaml'",
+        "xyz": "`supermask plan` lists those that ship",
+    }.items():
+        with pytest.raises(ConfigError, match=re.escape(way)):
+            find_experiment(wrong)
 
 
 def test_shipped_experiments_are_those_of_the_index():
@@ -411,8 +420,8 @@ def test_plugins_that_are_no_list():
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import no_such_module", r"the plug-in .*mine\.py failed to import: ModuleNotFoundError: .* 'no_such_module'"),
-        ("raise RuntimeError('not today')", r"the plug-in .*mine\.py failed to import: RuntimeError: not today"),
+        ("import no_such_module", r"the plug-in .*mine\.py, line 1 failed to import: ModuleNotFoundError: .* 'no_such_module'"),
+        ("raise RuntimeError('not today')", r"the plug-in .*mine\.py, line 1 failed to import: RuntimeError: not today"),
         ("def broken(:", r"the plug-in .*mine\.py failed to import: SyntaxError: "),
         ("x = 1", r"the plug-in .*mine\.py registers no method: decorate a Method subclass with @supermask\.register"),
     ],

@@ -7,7 +7,9 @@ import signal
 import pytest
 
 from supermask.errors import RunError
+from supermask.lab.executors import local
 from supermask.lab.executors.local import run_jobs
+from supermask.lab.plan import expand
 from supermask.lab.run import run_experiment
 from supermask.lab.store import read_failures, read_results
 
@@ -72,6 +74,7 @@ def test_a_skipped_run_takes_the_label_of_the_experiment(tmp_path):
 
 def test_a_failed_run_is_tried_again(tmp_path, monkeypatch):
     patch = {"model": OWN}
+    expand(experiment(patch))  # imports it
     with monkeypatch.context() as context:
         context.setattr("userparts.Classifier", None)
         assert len(run_here(patch, tmp_path).failed) == 1
@@ -85,9 +88,15 @@ def test_folder_of_another_spec(tmp_path):
     spec = json.loads(run.spec.read_text())
     spec["train"]["batch_size"] = 64
     run.spec.write_text(json.dumps(spec))
-    message = r"whose full spec differs: train\.batch_size \(64 there, 256 now\)\. A default has changed since; move or"
-    with pytest.raises(RunError, match=message):
-        run_here({}, tmp_path)
+    content = run.spec.read_text()
+    outcome = run_here({}, tmp_path, vary={"seed": 2})
+    (event,) = outcome.failed
+    assert event.seed == 0
+    message = "whose full spec differs: train.batch_size (64 there, 256 now). A default has changed since; move or"
+    assert message in event.message
+    assert [event.seed for event in outcome.done] == [1], "the others go on"
+    assert run.spec.read_text() == content
+    assert read_failures(tmp_path) == [], "nothing is written into the folder"
 
 
 def test_a_spec_written_before_a_key_existed_is_the_same_run(tmp_path):
@@ -99,8 +108,8 @@ def test_a_spec_written_before_a_key_existed_is_the_same_run(tmp_path):
     assert len(run_here({}, tmp_path).skipped) == 1
     del spec["train"]["batch_size"]  # which is not at its default, so that the old run had another one
     run.spec.write_text(json.dumps(spec))
-    with pytest.raises(RunError, match=r"full spec differs: train\.batch_size \(None there, 256 now\)\. A default"):
-        run_here({}, tmp_path)
+    (event,) = run_here({}, tmp_path).failed
+    assert "full spec differs: train.batch_size (None there, 256 now). A default" in event.message
 
 
 @pytest.mark.parametrize(("name", "value"), [("workers", -1), ("threads", 0), ("checkpoint_seconds", -1)])
@@ -175,11 +184,54 @@ def square(job, send, stopping):
     send(job * job)
 
 
+def pid(job, send, stopping):
+    send((job, os.getpid()))
+
+
 def test_pool(tmp_path):
     seen, dead = [], []
     run_jobs(square, range(6), workers=2, threads=1, on_message=seen.append, on_death=lambda *args: dead.append(args))
     assert sorted(seen) == [0, 1, 4, 16, 25]
     assert dead == [(3, "worker ended with exit code 7; run the same command to resume")]
+
+
+def test_a_worker_that_dies_between_two_jobs_has_failed_no_job(monkeypatch):
+    give, pids, dead = local._Worker.give, [], []
+
+    def kill_first(worker, job):
+        if job == 2 and not dead:
+            worker.process.kill()
+            worker.process.join()
+            dead.append(worker.process.pid)
+        give(worker, job)
+
+    monkeypatch.setattr(local._Worker, "give", kill_first)
+    run_jobs(
+        pid, [1, 2, 4], workers=1, threads=1, on_message=pids.append, on_death=lambda *args: pytest.fail(str(args))
+    )
+    assert [job for job, _ in pids] == [1, 2, 4]
+    assert pids[0][1] == dead[0] != pids[1][1] == pids[2][1]
+
+
+class Unreadable:
+    """A job that kills the worker which reads it."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_job_that_kills_every_worker_before_it_begins_is_given_up():
+    seen, dead = [], []
+    run_jobs(
+        square,
+        [1, Unreadable(), 2],
+        workers=1,
+        threads=1,
+        on_message=seen.append,
+        on_death=lambda *args: dead.append(args),
+    )
+    assert seen == [1, 4]
+    assert [why for _, why in dead] == ["worker ended with exit code 9; run the same command to resume"]
 
 
 def test_pool_leaves_the_environment_alone(tmp_path):

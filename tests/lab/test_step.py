@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -219,6 +220,39 @@ def test_runs_with_everything_are_repeated_bitwise(tmp_path):
 
 
 def test_a_warm_up_that_leaves_no_step(tmp_path):
-    patch = {"train.schedule": {"name": "warm-up", "steps": 12, "then": {"name": "cosine"}}}
-    (event,) = run_here(patch, tmp_path).failed
-    assert "steps of the warm-up must be below those of the training, got 12 of 12" in event.message
+    """Of data of one's own it is known when they are read."""
+    np.savez(tmp_path / "own.npz", images=np.zeros((40, 8, 8), np.float32), labels=np.arange(40) % 10)
+    own = {"data": {"name": "npz", "file": str(tmp_path / "own.npz"), "test_fraction": 0.5}, "train.batch_size": 10}
+    patch = own | {"train.schedule": {"name": "warm-up", "steps": 4, "then": {"name": "cosine"}}}
+    (event,) = run_here(patch, tmp_path / "runs").failed
+    assert "steps of the warm-up must be below those of the training, got 4 of 4" in event.message
+
+
+MAGNITUDE = {"name": "magnitude", "density": 0.25, "begin": 0.2, "end": 1.0, "every": 4, "scope": "global"}
+
+
+@pytest.mark.parametrize("method", [MAGNITUDE, MAGNITUDE | {"schedule": "one-shot", "begin": 0.99}])
+def test_a_density_is_reached_though_steps_were_left_out(method, tmp_path, monkeypatch):
+    """The last event is done before the last test, so that the tested model is the one that is left."""
+    made = started({"train.precision": "float16", "method": method}, tmp_path)
+    made.scaler.load_state_dict(made.scaler.state_dict() | {"scale": 2.0**20})
+    monkeypatch.setattr(made, "_start_round", lambda: None)
+    counts = []
+    made.on_epoch = lambda line: counts.append((made.sparsifier.step, line["remaining"]))
+    masks = made.run()
+    size = 64 * 16 + 16 * 10
+    assert 0 < counts[0][0] < 6, "choose settings whose first steps are left out"
+    assert counts[1] == (12, size // 4)
+    assert masks.remaining() == size // 4
+
+
+def test_catching_up_after_a_whole_training_does_nothing(tmp_path):
+    made = started({"method": MAGNITUDE}, tmp_path)
+    made._train_epoch()
+    made.epoch, made.batch = 2, 0
+    made._train_epoch()
+    before = copy.deepcopy(made.model.state_dict())
+    made.sparsifier.catch_up()
+    assert made.sparsifier.step == 12
+    for name, value in made.model.state_dict().items():
+        assert torch.equal(value, before[name])

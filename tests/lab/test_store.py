@@ -69,6 +69,10 @@ def sound(tmp_path_factory):
         (("n_validation",), None, "'n_validation' should be int, is None"),
         (("precision",), 32, "'precision' should be str, is 32"),
         (("metric",), {"name": "mae"}, "'metric.better' should be str, is missing"),
+        (("setting",), None, "'setting' should be str, is None"),
+        (("epochs_planned",), 1.5, "'epochs_planned' should be int, is 1.5"),
+        (("conditions", "batch_size"), ..., "'conditions.batch_size' should be int, is missing"),
+        (("conditions", "machines", 0), "mine", "'conditions.machines[0]' should be dict, is 'mine'"),
     ],
 )
 def test_what_reports_read_is_checked(path, value, message, sound, tmp_path):
@@ -88,7 +92,9 @@ def test_what_reports_read_is_checked(path, value, message, sound, tmp_path):
 
 
 def test_results_of_earlier_versions_are_read(sound, tmp_path):
-    early = {key: value for key, value in sound.items() if key not in ("n_validation", "precision", "metric")}
+    later = ("n_validation", "precision", "metric", "setting", "epochs_planned", "conditions")
+    assert set(later) <= sound.keys()
+    early = {key: value for key, value in sound.items() if key not in later}
     early["macs"] = {"dense": None, "remaining": None}
     write_json(tmp_path / "result.json", early)
     assert read_results(tmp_path) == [early]
@@ -128,3 +134,10 @@ def test_hash_of_a_folder_sees_names_and_contents(tmp_path):
     assert sha256(first) == sha256(second)
     (second / "a" / "x").rename(second / "a" / "y")
     assert sha256(first) != sha256(second)
+
+
+def test_a_run_tells_its_machine(sound):
+    (machine,) = sound["conditions"]["machines"]
+    assert machine["cpu"]
+    assert machine["device"] == "cpu"
+    assert sound["epochs_planned"] == sound["epochs"] == 1

@@ -16,8 +16,9 @@ from supermask.core.masks import Masks
 from supermask.lab import parts
 from supermask.lab.plan import expand
 from supermask.lab.result import save_weights
+from supermask.lab.runner import Job, Runner
 from supermask.lab.seeds import batch_order
-from supermask.lab.store import read_json, read_metrics
+from supermask.lab.store import read_json, read_metrics, run_folder
 from supermask.lab.train import Trainer
 from supermask.optim import SGDW, Exponential, Scheduler
 from supermask.tensors.initializers import Initializer
@@ -374,3 +375,21 @@ def test_tested_every_few_epochs_and_after_the_last(tmp_path):
     assert result["accuracy"]["last"] == every[-1]["test_accuracy"]
     assert result["accuracy"]["best_epoch"] in (2, 4, 5)
     assert result["accuracy"]["validation_epoch"] in (2, 4, 5)
+
+
+@pytest.mark.parametrize("shuffle", [False, True, "once"])
+def test_a_model_that_changes_its_input_does_not_change_the_data(shuffle, tmp_path):
+    """Batches in the order of the data, and all those of tests, are views of what later runs get."""
+    patch = {"model": {"name": "userparts:build_in_place"}, "train.shuffle": shuffle, "data.validation": 100}
+    specs = expand(experiment(patch, vary={"seed": 2}))
+    runner = Runner()
+    data = runner.load(specs[0].config().data, specs[0])
+    splits = (data.train, data.test, data.validation)
+    before = [split.x.clone() for split in splits]
+    events = []
+    for spec in specs:
+        runner(Job(spec, run_folder(tmp_path, "test", spec.id)), events.append, lambda: False)
+    assert [event.kind for event in events].count("done") == 2
+    assert runner.load(specs[0].config().data, specs[0]) is data
+    for split, x in zip(splits, before, strict=True):
+        assert torch.equal(split.x, x)

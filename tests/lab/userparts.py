@@ -56,6 +56,17 @@ def build_constant():
     return model
 
 
+class Halving(nn.Module):
+    """Changes its input in place."""
+
+    def forward(self, x):
+        return x.mul_(0.5)
+
+
+def build_in_place():
+    return nn.Sequential(Halving(), nn.Flatten(), nn.Linear(64, 10))
+
+
 def not_a_module():
     return 3
 

@@ -80,6 +80,23 @@ def pair() -> list[dict[str, Any]]:
     return masked + dense
 
 
+def told(setting: str = "a", planned: int = 10, **conditions: Any) -> dict[str, Any]:
+    """Changes of a result that tells its setting and conditions."""
+    machine = {"host": "here", "cpu": "a processor", "cores": 2, "device": "cpu"}
+    same = {
+        "model": {"name": "fcn"},
+        "data": {"name": "digits"},
+        "batch_size": 128,
+        "passes": 1,
+        "precision": "float32",
+    }
+    return {
+        "setting": setting,
+        "epochs_planned": planned,
+        "conditions": same | {"machines": [machine]} | conditions,
+    }
+
+
 def validated(seed: int, **changes: Any) -> dict[str, Any]:
     """A run with 100 held-out examples: 90 % on them at the end, 91 % on the test set in the epoch they select."""
     measured = {"last": 0.96, "best": 0.97, "best_epoch": 8, "validation_selected": 0.91}
@@ -102,4 +119,5 @@ def regression(seed: int, last: float, **changes: Any) -> dict[str, Any]:
 def quote(beside: str = "", **cells: Any) -> Quote:
     """What a paper prints for the row of that label, or for something we do not run."""
     given = {"label": "Others 2019", "source": "a paper, table 1", "accuracy": [93.5, 93.0, 94.0], "remaining": [9.9]}
-    return Quote.of(given | cells, experiment="quickstart" if beside else "", beside=beside)
+    runs = ("0123456789ab", *(run["run"] for run in pair()))
+    return Quote.of(given | cells, experiment="quickstart" if beside else "", beside=beside, runs=runs)

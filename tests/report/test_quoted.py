@@ -42,10 +42,10 @@ def test_quoted_numbers_stand_below_ours() -> None:
         "label                     n            accuracy %  test loss          remaining %",
         "-----------------------  --  --------------------  ---------  -------------------",
         "dense                    3*  96.00 [95.10, 96.90]     0.2000               100.00",
-        "  quoted [1]             50     93.5 [93.0, 94.0]          –                    –",
+        "  quoted [1]             50    93.50 [93.0, 94.0]          –                    –",
         "signed-supermask         3*  93.00 [90.40, 94.90]     0.2000  10.00 [9.10, 10.90]",
-        "  quoted [1]             50   93.5 [93.00, 94.25]          –                  0.6",
-        "Others 2019, quoted [2]   –                    66          –                  9.9",
+        "  quoted [1]             50  93.50 [93.00, 94.25]          –                 0.60",
+        "Others 2019, quoted [2]   –                 66.00          –                 9.90",
     ]
     # of the weights, one quote says something; of times, none
     assert [line.split()[:3] for line in lines[9:15] if "quoted" in line] == [["quoted", "[1]", "25,800"]]
@@ -82,7 +82,7 @@ def test_costs_and_compression() -> None:
     size, cost = text.split("\n\n")[1:3]
     assert size.splitlines()[1].endswith("entropy %  unnamed %")
     assert size.splitlines()[5].split()[-2:] == ["–", "93.8"]
-    assert cost.splitlines()[-1].split() == ["quoted", "[1]", "100", "1.5", "–", "6", "[5.5,", "7.0]", "–"]
+    assert cost.splitlines()[-1].split() == ["quoted", "[1]", "100", "1.5", "–", "6.0", "[5.5,", "7.0]", "–"]
     assert "unnamed: compression rate, quoted; how the source counts bytes is not known." in text
 
 
@@ -102,14 +102,14 @@ def test_a_quoted_best_epoch_is_not_mixed_with_the_last() -> None:
         "test loss",
         "remaining %",
     ]
-    assert text.splitlines()[4].split() == ["quoted", "[1]", "–", "–", "95.5", "–", "9.9"]
+    assert text.splitlines()[4].split() == ["quoted", "[1]", "–", "–", "95.50", "–", "9.90"]
     assert "best epoch" not in render(quotes=[quote("dense", accuracy_best=[95.5])])
 
 
 def test_latex_names_the_sources_below_each_table() -> None:
     text = render("latex", quotes=[quote("signed-supermask", source="R&D 100 %")])
     first, second, _ = text.split("\n\\end{table}\n")[:3]
-    assert r"\quad quoted [1] & -- & 93.5 [93.0, 94.0] & -- & 9.9 \\" in first
+    assert r"\quad quoted [1] & -- & 93.50 [93.0, 94.0] & -- & 9.90 \\" in first
     assert r"[1] quoted, not run here: R\&D 100 \%.\par" in first
     assert "not run here" not in second
 
@@ -176,10 +176,10 @@ def test_literature_has_a_table_of_its_own() -> None:
     lines = render(results=[], literature=literature).splitlines()
     assert lines == [
         "Quoted from the literature",
-        "label              weights  remaining %  bits  trained  batch norm  epochs         accuracy %",
-        "---------------  ---------  -----------  ----  -------  ----------  ------  -----------------",
-        "Others 2019 [1]  4,300,992          9.9     1       no          no     100  93.5 [93.0, 94.0]",
-        "More [2]                 –          9.9     –      yes           –       –                  –",
+        "label              weights  remaining %  bits  trained  batch norm  epochs          accuracy %",
+        "---------------  ---------  -----------  ----  -------  ----------  ------  ------------------",
+        "Others 2019 [1]  4,300,992         9.90     1       no          no     100  93.50 [93.0, 94.0]",
+        "More [2]                 –         9.90     –      yes           –       –                   –",
         "",
         "trained: whether the weights themselves were trained, beside which of them remain.",
         "[1] quoted, not run here: a paper, table 1.",
@@ -193,7 +193,8 @@ def test_literature_has_a_table_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(68.0, "68"), (97.42, "97.42"), ([77.4, 76.0, 78.25], "77.4 [76.00, 78.25]")]
+    ("number", "text"),
+    [(68, "68"), (68.0, "68.00"), (97.425, "97.425"), ([77.4, 76, 78.25], "77.40 [76.00, 78.25]")],
 )
 def test_digits_of_a_source_are_kept(number: Any, text: str) -> None:
     assert Quote.of({"label": "a", "source": "b", "accuracy": number}).text("accuracy") == text
@@ -202,3 +203,64 @@ def test_digits_of_a_source_are_kept(number: Any, text: str) -> None:
 def test_two_numbers_are_no_quote() -> None:
     with pytest.raises(AssertionError, match="a mean, or mean, low and high"):
         quote(accuracy=[1.0, 2.0])
+
+
+def test_experiments_of_one_name_may_share_a_label() -> None:
+    """The quotes stand beside the runs of their own files."""
+    results = [result(run="a", model="fcn"), result(run="b", model="conv2")]
+    quotes = [
+        Quote.of({"source": "s", "accuracy": [number]}, experiment="quickstart", beside="dense", runs=[run])
+        for run, number in (("a", 97.42), ("b", 68.79))
+    ]
+    lines = render(results=results, quotes=quotes).splitlines()
+    assert [line.split()[:2] for line in lines[3:7]] == [
+        ["fcn", "/"],
+        ["quoted", "[1]"],
+        ["conv2", "/"],
+        ["quoted", "[1]"],
+    ]
+    assert "97.42" in lines[4]
+    assert "68.79" in lines[6]
+    assert [len(row["quoted"]) for row in json.loads(render("json", results=results, quotes=quotes))["rows"]] == [1, 1]
+
+
+def test_one_quote_beside_two_rows() -> None:
+    results = [result(run="a", epochs=5), result(run="b", epochs=6)]
+    both = Quote.of({"source": "s", "accuracy": [97.42]}, experiment="quickstart", beside="dense", runs=["a", "b"])
+    lines = render(results=results, quotes=[both]).splitlines()
+    assert [line.startswith("  quoted [1]") for line in lines[3:7]] == [False, True, False, True]
+    assert lines[7] == ""
+
+
+NOTE = {"label": "All", "accuracy": None, "remaining": None, "note": "Nothing but a remark."}
+
+
+def test_a_quote_without_figures_is_told() -> None:
+    lines = render(quotes=[quote(**NOTE)]).splitlines()
+    assert lines.count("[1] All: Nothing but a remark.") == 1
+    assert lines.count("[1] quoted, not run here: a paper, table 1.") == 1
+    assert not any(line.startswith("All") for line in lines)
+    # also where no run is finished, and where there is another quote of its source
+    assert "[1] All: Nothing but a remark.\n" in render(results=[], quotes=[quote(**NOTE)], missing=1)
+    first = render("latex", quotes=[quote(**NOTE), quote("dense")]).split("end{table}")[0]
+    assert first.count("not run here") == first.count("Nothing but a remark") == 1
+
+
+def test_a_range_stands_in_its_column() -> None:
+    cells = {"accuracy": None, "remaining": None, "extra_time": "6 to 10", "compression": "at least 93.8"}
+    given = quote(label="All", **cells)
+    size, cost = render(quotes=[given]).split("\n\n")[1:3]
+    assert size.splitlines()[-1].startswith("All, quoted [1]")
+    assert size.splitlines()[-1].endswith("  at least 93.8")
+    assert re.split("  +", cost.splitlines()[-1]) == ["All, quoted [1]", "–", "–", "–", "6 to 10", "–"]
+    (content,) = json.loads(render("json", quotes=[given]))["quoted"]
+    assert content["extra_time"] is content["compression"] is None
+    assert content["texts"] == {"extra_time": "6 to 10", "compression": "at least 93.8"}
+    line = list(csv.DictReader(io.StringIO(render("csv", quotes=[given]))))[-1]
+    assert (line["label"], line["extra_time.fraction.mean"]) == ("All", "")
+
+
+def test_remarks_on_the_report_stand_at_its_end() -> None:
+    text = render(remarks=["something was changed"])
+    assert text.endswith("\nsomething was changed.\n")
+    assert json.loads(render("json", remarks=["something was changed"]))["notes"] == ["something was changed"]

@@ -7,7 +7,7 @@ import pytest
 from supermask.errors import ConfigError
 from supermask.report.summary import repeated_seeds, summarize
 
-from .results import pair, regression, result, sparse, validated
+from .results import pair, regression, result, sparse, told, validated
 
 
 def test_the_dense_baseline_comes_first_and_labels_keep_their_order() -> None:
@@ -26,8 +26,29 @@ def test_labels_of_two_experiments_are_not_mixed() -> None:
     assert [(row.experiment, row.n) for row in rows] == [("one", 1), ("two", 1)]
 
 
-def test_runs_of_different_length_are_not_mixed() -> None:
+def test_runs_of_different_planned_length_are_not_mixed() -> None:
     assert [row.epochs for row in summarize([result(epochs=10), result(epochs=20)])] == [10, 20]
+    rows = summarize([result(**told("a", 10)), result(**told("b", 20), epochs=10)])
+    assert [(row.epochs, row.epochs_trained.mean) for row in rows] == [(10, 10), (20, 10)]
+
+
+def test_runs_of_one_setting_are_one_row_however_early_they_stop() -> None:
+    (row,) = summarize(
+        [result(seed=seed, epochs=epochs, **told(planned=80)) for seed, epochs in enumerate((60, 64, 71))]
+    )
+    assert (row.n, row.setting, row.epochs) == (3, "a", 80)
+    assert row.epochs_trained.mean == 65
+    assert row.epochs_trained.n == 3
+
+
+def test_settings_of_one_label_are_not_mixed() -> None:
+    rows = summarize([result(seed=seed, **told(setting)) for seed in (0, 1) for setting in "ab"])
+    assert [(row.setting, row.seeds) for row in rows] == [("a", (0, 1)), ("b", (0, 1))]
+    assert repeated_seeds(rows) == []
+
+
+def test_one_setting_under_two_labels_is_two_rows() -> None:
+    assert [row.label for row in summarize([result(**told()), result(label="ours", **told())])] == ["dense", "ours"]
 
 
 def test_counts_and_ratios() -> None:
@@ -46,6 +67,9 @@ def test_counts_and_ratios() -> None:
     assert compression["two_bit"] is not None
     assert compression["two_bit"].mean == pytest.approx(1 - 625 / 4000)
     assert compression["packed"] is None
+    # a dense network has no mask to count
+    assert set(dense.compression.values()) == {None}
+    assert dense.bytes["two_bit"] is not None
 
 
 def test_without_targets_there_is_no_density() -> None:
@@ -100,7 +124,9 @@ def test_unsigned_layers_have_no_split() -> None:
 def test_repeated_seeds_are_told() -> None:
     rows = summarize([result(seed=3, run="a"), result(seed=3, run="b"), result(seed=4)])
     (sentence,) = repeated_seeds(rows)
-    assert "'dense' holds several runs of seed 3:" in sentence
+    assert "'dense' holds several runs of seed 3: they were trained under different settings, which" in sentence
+    (sentence,) = repeated_seeds(summarize([result(seed=3), result(seed=3)]))
+    assert "'dense' holds several runs of seed 3: the folders hold the same run more than once" in sentence
     assert repeated_seeds(summarize(pair())) == []
 
 
@@ -216,3 +242,58 @@ def test_macs_and_device_memory() -> None:
     assert row.peak_device_memory is not None
     assert (row.macs.dense.mean, row.macs.remaining.mean, row.macs.convention) == (500, 50, "one input")
     assert row.peak_device_memory.mean == 20
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": {"name": "digits", "augment": {"padding": 4, "flip": True}}},
+        {"model": {"name": "fcn", "head_activation": "relu"}},
+        {"precision": "bfloat16"},
+        {"batch_size": 64},
+        {"passes": 2},
+    ],
+)
+def test_extra_time_refers_to_a_dense_row_of_the_same_conditions(other: dict[str, Any]) -> None:
+    wrong = result(label="wrong", **told("w", **other), **{"seconds.train": 1.0})
+    right = result(label="right", **told("r"), **{"seconds.train": 10.0})
+    masked = sparse(0, 0.9, 90, 12.0, **told("m"))
+    extra = next(row.extra_time for row in summarize([wrong, right, masked]) if row.method != "dense")
+    assert extra is not None
+    assert extra.baseline == "right"
+    assert extra.fraction.mean == pytest.approx(0.2)
+    assert [row.extra_time for row in summarize([wrong, masked])] == [None, None]
+
+
+def test_extra_time_needs_as_many_training_examples() -> None:
+    assert summarize([result(n_train=5, **told("r")), sparse(0, 0.9, 90, 12.0, **told("m"))])[1].extra_time is None
+
+
+def test_extra_time_is_paired_on_one_machine() -> None:
+    other = {"machines": [{"host": "there", "cpu": "a processor", "cores": 2, "device": "cpu"}]}
+    dense = [result(seed=0, **told("r")), result(seed=1, **told("r"), **{"seconds.train": 10.0})]
+    masked = [sparse(0, 0.9, 90, 50.0, **told("m", **other)), sparse(1, 0.9, 90, 11.0, **told("m"))]
+    row = summarize([*dense, *masked])[1]
+    assert row.extra_time is not None
+    assert row.extra_time.pairs == 1
+    assert row.extra_time.fraction.mean == pytest.approx(0.1)
+    assert row.machines == ("here, a processor, 2 cores", "there, a processor, 2 cores")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_cuda_is_its_first_device(device: str) -> None:
+    rows = summarize([result(device="cuda:0"), sparse(0, 0.9, 90, 11.0, device=device)])
+    assert rows[1].extra_time is not None
+    assert summarize([result(device="cuda:1"), sparse(0, 0.9, 90, 11.0, device=device)])[1].extra_time is None
+
+
+def test_a_gpu_is_named_with_its_machine() -> None:
+    (row,) = summarize([result(**told(machines=[{"cpu": "a processor", "cores": 16, "device": "a GPU"}]))])
+    assert row.machines == ("a processor, 16 cores, a GPU",)
+    assert summarize([result()])[0].machines == ()
+
+
+def test_a_row_has_the_epochs_that_all_its_runs_have() -> None:
+    results = [result(run="a", epochs=8, **told()), result(run="b", seed=1, epochs=6, **told())]
+    (row,) = summarize(results, epochs=[5, 7], metrics=metrics(results))
+    assert [at.epoch for at in row.at_epochs] == [5]

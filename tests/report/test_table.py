@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from supermask.report import table
 from supermask.report.content import Content, View
 from supermask.report.summary import summarize
 
-from .results import pair, regression, result, sparse, validated
+from .results import pair, regression, result, sparse, told, validated
 
 FAILURE = {
     "schema": 1,
@@ -49,10 +50,10 @@ def test_golden_text() -> None:
         "signed-supermask         90       900     19.00      84.38    80.00      87.50",
         "",
         "Time and memory (means)",
-        "label             epochs  s/epoch  training s               extra %  peak MiB",
-        "----------------  ------  -------  ----------  --------------------  --------",
-        "dense                 10    1.000        10.0                     –       100",
-        "signed-supermask      10    1.200        12.0  +20.0 [+11.0, +29.0]       100",
+        "label             epochs  s/epoch  training s                extra %  peak MiB",
+        "----------------  ------  -------  ----------  ---------------------  --------",
+        "dense                 10    1.000        10.0                      –       100",
+        "signed-supermask      10    1.200        12.0  +20.0 [+11.0, +29.0]*       100",
         "",
         "Failed runs: 1",
         "run           label             seed  error",
@@ -129,8 +130,8 @@ def test_rows_of_several_models_are_told_apart() -> None:
 
 def test_times_on_different_machines_are_marked() -> None:
     results = [result(), result(label="gpu", device="cuda")]
-    assert "different devices or thread counts" in render(results)
-    assert "different devices" not in render(pair())
+    assert "different machines, devices or thread counts" in render(results)
+    assert "different machines" not in render(pair())
 
 
 def test_baselines_are_named_in_one_sentence() -> None:
@@ -305,3 +306,84 @@ def test_latex_keeps_failures_as_comments() -> None:
     assert r"signed-supermask & 3* & 93.00 [90.40, 94.90] & 0.2000 & 10.00 [9.10, 10.90] \\" in text
     assert r"* n \textless{} 20: quantiles are estimated by interpolation.\par" in text
     assert all(line.startswith("%") for line in text.split("\n\n")[0].splitlines())
+
+
+def test_epochs_are_a_mean_where_runs_stopped_early() -> None:
+    results = [result(seed=seed, epochs=epochs, **told(planned=80)) for seed, epochs in enumerate((60, 64, 71, 71))]
+    text = render([*results, result(label="whole", epochs=80, **told("b", 80)), result(label="old", epochs=7)])
+    cost = next(part.splitlines() for part in text.split("\n\n") if part.startswith("Time"))
+    assert [line.split()[1] for line in cost[3:]] == ["66.5", "80", "7"]
+    assert "\ndense: 80 epochs planned, the schedule ended training earlier.\n" in text
+    assert text.count("epochs planned") == 1
+
+
+def test_a_row_without_an_epoch_says_why() -> None:
+    results = [result(run="a", epochs=8, **told()), result(run="b", seed=1, epochs=6, **told())]
+    results += [result(run="c", label="long", epochs=9)]
+    lines = {
+        entry["run"]: [
+            {"epoch": epoch, "test_accuracy": 0.5, "test_loss": 0.5, "remaining": 90}
+            for epoch in range(1, entry["epochs"] + 1)
+        ]
+        for entry in results
+    }
+    text = render(results, epochs=[5, 7], metrics=lines, per_epoch=True)
+    assert "\nno epoch 7, as a run ended before it: dense.\n" in text
+
+
+def test_estimated_quantiles_are_marked_wherever_they_stand() -> None:
+    def held(n: int) -> list[dict[str, Any]]:
+        results = []
+        for seed in range(n):
+            entry = validated(seed)
+            entry["metric"] |= {"validation": 0.9 + seed / 1000, "validation_selected": 0.91}
+            results.append(entry)
+        return results
+
+    def table_of(text: str, title: str) -> list[str]:
+        return next(part.splitlines() for part in text.split("\n\n") if part.startswith(title))
+
+    few, many = (table_of(render(held(n)), "Validation") for n in (3, 20))
+    assert few[3].split() == ["dense", "100", "90.10", "[90.01,", "90.19]*", "91.00"]  # equal values have no quantiles
+    assert not many[3].count("*")
+    assert "*" not in table_of(render(held(3), spread="std"), "Validation")[3]
+    results = pair()
+    metrics = {
+        run["run"]: [{"epoch": 1, "test_accuracy": 0.8 + run["seed"] / 100, "test_loss": 1.0, "remaining": 90}]
+        for run in results
+    }
+    asked: dict[str, Any] = {"epochs": [1], "metrics": metrics, "per_epoch": True}
+    assert table_of(render(results, **asked), "At single")[3].split()[2:5] == ["81.00", "[80.10,", "81.90]*"]
+    # 25 runs, of which 3 have a baseline
+    text = render([*pair()[3:], *(sparse(seed, 0.9, 90, 11.0 + seed) for seed in range(25))])
+    assert table_of(text, "Last epoch")[4].split()[1] == "25"
+    assert table_of(text, "Time")[4].split()[4:7] == ["+20.0", "[+11.0,", "+29.0]*"]
+    assert text.count("* n < 20: quantiles are estimated by interpolation.") == 1
+    latex = render(held(3), "latex").split("end{table}")
+    assert [r"* n \textless{} 20" in part for part in latex[:4]] == [True, True, False, False]
+
+
+def test_settings_of_one_label_have_different_names() -> None:
+    rows = summarize([result(**told("0123456789ab")), result(**told("ba9876543210"))])
+    shown = table.render(Content(rows=[replace(rows[0], apart="method.batchnorm=trained"), rows[1]]))
+    assert [line.partition("  ")[0] for line in shown.splitlines()[3:5]] == [
+        "dense, method.batchnorm=trained",
+        "dense, setting ba9876543210",
+    ]
+    # a label that is told apart already stays short
+    other = [replace(row, apart="x=1") for row in summarize([result(), result(label="b", **told())])]
+    assert "x=1" not in table.render(Content(rows=other))
+
+
+def test_machines_are_compared_too() -> None:
+    other = {"machines": [{"cpu": "another", "cores": 8, "device": "cpu"}]}
+    here, there = result(**told()), result(label="there", **told("b", **other))
+    assert "different machines" in render([here, there])
+    assert "different machines" not in render([here, result(label="there", **told("b"))])
+    assert "different machines" not in render([result(device="cuda"), result(label="b", device="cuda:0")])
+    assert "at equal seed, machine, device and threads." in render([here, sparse(0, 0.9, 90, 1.0, **told("m"))])
+
+
+def test_failures_without_a_label() -> None:
+    text = render([], failures=[FAILURE | {"label": "", "seed": None}])
+    assert text.splitlines()[3].split()[:3] == ["feedfeedfeed", "–", "–"]

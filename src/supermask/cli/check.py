@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from supermask.cli import complete
 from supermask.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
     from supermask.core.method import Method
 
 What = Annotated[
-    str, typer.Argument(help="A registered method, or a Python file that registers some.", metavar="NAME|FILE")
+    str,
+    typer.Argument(
+        help="A registered method, or a Python file that registers some.",
+        metavar="NAME|FILE",
+        autocompletion=complete.methods_and_files,
+    ),
 ]
 _WORDS = {"pass": "pass", "skipped": "–", "refused": "refused", "fail": "FAILED"}
 _ORDER = list(_WORDS)

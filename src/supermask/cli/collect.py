@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from supermask.lab.plan import RunSpec
     from supermask.report.content import Content, Settings
     from supermask.report.quoted import Quote
+    from supermask.report.summary import Row
+
+#: As many differing values tell rows of one label apart; more of them would only be a long label.
+_FEW = 2
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Collected:
         quotes: Published numbers that stand beside results, or for themselves.
         settings: Tables of settings.
         literature: Published numbers that have a table of their own.
+        remarks: Sentences on the whole.
     """
 
     results: dict[tuple[Path, str], dict[str, Any]] = field(default_factory=dict)
@@ -36,6 +41,7 @@ class Collected:
     quotes: list[Quote] = field(default_factory=list)
     settings: list[Settings] = field(default_factory=list)
     literature: list[Quote] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def content(self, epochs: Sequence[int] = ()) -> Content:
         """The report's content, with the rows at these epochs.
@@ -48,13 +54,15 @@ class Collected:
         from supermask.report.summary import summarize
 
         metrics = {result["run"]: read_metrics(folder) for (folder, _), result in self.results.items() if epochs}
+        rows = summarize(self.results.values(), epochs=epochs, metrics=metrics)
         return Content(
-            rows=summarize(self.results.values(), epochs=epochs, metrics=metrics),
-            quotes=[quote for at, quote in enumerate(self.quotes) if quote not in self.quotes[:at]],
+            rows=tell_apart(rows, {result["run"]: folder for (folder, _), result in self.results.items()}),
+            quotes=_once(self.quotes),
             settings=self.settings,
             literature=self.literature,
             failures=list(self.failures.values()),
             missing=len(self.missing),
+            remarks=list(dict.fromkeys(self.remarks)),
         )
 
 
@@ -93,27 +101,43 @@ def collect_planned(experiment: Experiment, specs: Sequence[RunSpec], out: Path,
         ConfigError: It quotes something for a label that no run has, or an unknown entry of the literature.
     """
     from supermask.lab.literature import published
-    from supermask.lab.store import read_failures, read_result, run_folder
+    from supermask.lab.result import describe_setting
+    from supermask.lab.store import read_failure, read_result, run_folder
     from supermask.lab.tables import settings_rows
     from supermask.report.content import Settings
     from supermask.report.quoted import Quote
 
     labels = list(dict.fromkeys(spec.label for spec in specs))
+    told: dict[str, dict[str, Any]] = {}
     for spec in sorted(specs, key=lambda spec: labels.index(spec.label)):
         folder = run_folder(out, spec.experiment, spec.id)
         key = folder.path.resolve(), spec.label
         try:
             if folder.result.exists():
-                found.results[key] = read_result(folder) | {"experiment": spec.experiment, "label": spec.label}
+                result = read_result(folder) | {"experiment": spec.experiment, "label": spec.label}
+                if "setting" not in result:  # of an earlier version, but here its spec is known
+                    told.setdefault(spec.label, describe_setting(spec, spec.config()))
+                    result |= told[spec.label]
+                    result["epochs_planned"] = max(result["epochs_planned"], result["epochs"])  # of several rounds
+                found.results[key] = result
             elif folder.failed.exists():
-                (found.failures[key],) = read_failures(folder.path)
+                found.failures[key] = read_failure(folder)
             else:
                 found.missing.add(key[0])
         except RunError as error:  # damaged or of another version: told as a failure, and the others are compared
             found.failures[key] = {"run": spec.id, "label": spec.label, "seed": spec.seed, "error": str(error)}
     quoted = published(experiment, labels)
-    beside = [Quote.of(cells, experiment=experiment.name, beside=label) for label, cells in quoted.rows.items()]
+    runs = {label: [spec.id for spec in specs if spec.label == label] for label in quoted.rows}
+    beside = [
+        Quote.of(cells, experiment=experiment.name, beside=label, runs=runs[label])
+        for label, cells in quoted.rows.items()
+    ]
     quotes = [*beside, *map(Quote.of, quoted.others)]
+    if experiment.changed:
+        found.remarks.append(
+            f"{experiment.name}: --set changed the experiment; its runs may differ from those of the file, "
+            "and from what is quoted"
+        )
     if experiment.table.kind == "literature":
         found.literature += quotes
         return
@@ -124,17 +148,88 @@ def collect_planned(experiment: Experiment, specs: Sequence[RunSpec], out: Path,
 
 
 def collect_folder(folder: Path, found: Collected) -> None:
-    """Add every run at or below a folder, ordered by experiment, label and seed as a person would order them."""
-    from supermask.lab.store import read_failures, read_results
+    """Add every run at or below a folder, ordered by experiment, label and seed as a person would order them.
 
-    results = {path.parent: result for path in folder.rglob("result.json") for result in read_results(path.parent)}
-    failures = {path.parent: failure for path in folder.rglob("failed.json") for failure in read_failures(path.parent)}
+    A result or a record that is damaged, or of another version, is told as a failure.
+    """
+    from supermask.lab.store import RunFolder, read_failure, read_result
+
+    results: dict[Path, dict[str, Any]] = {}
+    failures: dict[Path, dict[str, Any]] = {}
+    for path in folder.rglob("failed.json"):
+        try:
+            failures[path.parent] = read_failure(RunFolder(path.parent))
+        except RunError as error:
+            failures[path.parent] = _unreadable(path.parent, error)
+    for path in folder.rglob("result.json"):
+        try:
+            results[path.parent] = read_result(RunFolder(path.parent))
+        except RunError as error:
+            failures[path.parent] = _unreadable(path.parent, error)
     for path, result in sorted(results.items(), key=lambda item: _natural(item[1], "experiment", "label", "seed")):
         found.results.setdefault((path.resolve(), result["label"]), result)
     for path, failure in sorted(failures.items(), key=lambda item: _natural(item[1], "label", "seed")):
         found.failures.setdefault((path.resolve(), failure["label"]), failure)
     started = {path.parent for path in folder.rglob("spec.json")}
     found.missing |= {path.resolve() for path in started - results.keys() - failures.keys()}
+
+
+def tell_apart(rows: Sequence[Row], folders: Mapping[str, Path]) -> list[Row]:
+    """Rows of one experiment and label with the values in which their specs differ, as far as these can be read.
+
+    Args:
+        rows: The rows of a report.
+        folders: Run id -> its folder.
+    """
+    same: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        same.setdefault((row.experiment, row.label), []).append(row)
+    return [_tell_apart(row, same[row.experiment, row.label], folders) for row in rows]
+
+
+def _tell_apart(row: Row, same: Sequence[Row], folders: Mapping[str, Path]) -> Row:
+    from supermask.lab.store import RunFolder, read_json
+
+    if len(same) == 1:
+        return row
+    try:
+        own, *others = (
+            _leaves(read_json(RunFolder(folders[other.runs[0]]).spec))
+            for other in (row, *(other for other in same if other is not row))
+        )
+    except (RunError, OSError):
+        return row
+    differing = [
+        f"{key}={value}"
+        for key, value in own.items()
+        if key != "seed" and any(other.get(key, value) != value for other in others)
+    ]
+    return replace(row, apart=", ".join(differing)) if len(differing) <= _FEW else row
+
+
+def _leaves(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Dotted key -> value of nested mappings."""
+    found: dict[str, Any] = {}
+    for key, entry in value.items():
+        found |= _leaves(entry, f"{path}{key}.") if isinstance(entry, Mapping) else {f"{path}{key}": entry}
+    return found
+
+
+def _unreadable(folder: Path, error: RunError) -> dict[str, Any]:
+    return {"run": folder.name, "label": "", "seed": None, "error": str(error)}
+
+
+def _once(quotes: Sequence[Quote]) -> list[Quote]:
+    """Equal quotes as one, which stands beside the runs of all of them."""
+    runs: dict[int, frozenset[str]] = {}
+    kept: list[Quote] = []
+    for quote in quotes:
+        bare = replace(quote, runs=frozenset())
+        if bare not in kept:
+            kept.append(bare)
+        at = kept.index(bare)
+        runs[at] = runs.get(at, frozenset()) | quote.runs
+    return [replace(quote, runs=runs[at]) for at, quote in enumerate(kept)]
 
 
 def parse_epochs(text: str) -> list[int]:

@@ -7,13 +7,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from supermask.cli import complete
 from supermask.cli.options import AsJson, DataDir
 from supermask.errors import ConfigError
 
 Name = Annotated[
-    str | None, typer.Argument(metavar="NAME", help="Show this data set: its licence, and what to put where.")
+    str | None,
+    typer.Argument(
+        metavar="NAME", help="Show this data set: its licence, and what to put where.", autocompletion=complete.datasets
+    ),
 ]
-Wanted = Annotated[str, typer.Argument(help="Name of a data set.", metavar="NAME")]
+Wanted = Annotated[str, typer.Argument(help="Name of a data set.", metavar="NAME", autocompletion=complete.datasets)]
 
 
 class ShowByDefault(TyperGroup):

@@ -7,11 +7,17 @@ from typing import Annotated
 
 import typer
 
+from supermask.cli import complete
 from supermask.cli.options import AsJson
 from supermask.errors import ConfigError
 
-Model = Annotated[str, typer.Argument(help="A model by name, or package.module:function.", metavar="MODEL")]
-MethodName = Annotated[str, typer.Option("--method", help="A method by name.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A model by name, or package.module:function.", metavar="MODEL", autocompletion=complete.models
+    ),
+]
+MethodName = Annotated[str, typer.Option("--method", help="A method by name.", autocompletion=complete.methods)]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The seed of the run that would draw the same.")]
 Weights = Annotated[Path, typer.Option("--out", help="Initial weights: a .safetensors or .npz file.")]
 Scores = Annotated[Path | None, typer.Option("--scores", help="Initial scores, for methods that learn scores.")]

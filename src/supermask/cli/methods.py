@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from supermask.cli import complete
 from supermask.cli.options import AsJson
 
 if TYPE_CHECKING:
     from supermask.core.method import Method
 
-Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Show this method whole.")]
+Name = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="Show this method whole.", autocompletion=complete.methods)
+]
 
 
 def methods(name: Name = None, as_json: AsJson = False) -> None:

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from supermask.cli import complete
 from supermask.cli.options import AsJson
 from supermask.errors import ConfigError
 
 if TYPE_CHECKING:
     from supermask.models import ModelInfo
 
-Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Show this model with its options.")]
+Name = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="Show this model with its options.", autocompletion=complete.models)
+]
 
 
 def models(name: Name = None, as_json: AsJson = False) -> None:

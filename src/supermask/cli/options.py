@@ -7,10 +7,16 @@ from typing import Annotated
 
 import typer
 
+from supermask.cli import complete
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead; docs/json.md has the schema.")]
 Experiment = Annotated[
     str,
-    typer.Argument(help="A YAML file, or the name of an experiment that ships with the package.", metavar="EXPERIMENT"),
+    typer.Argument(
+        help="A YAML file, or the name of an experiment that ships with the package.",
+        metavar="EXPERIMENT",
+        autocompletion=complete.experiments,
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

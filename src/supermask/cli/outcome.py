@@ -29,6 +29,10 @@ def print_outcome(outcome: Outcome, experiment: Experiment, specs: list[RunSpec]
         return
     typer.echo()
     print_document(build(found.content()))
+    if outcome.failed:
+        typer.echo(
+            "\nThe traceback of a failed run is in failed.json in its folder; the next `supermask run` tries it again."
+        )
     typer.echo(f"\nrun folders: {outcome.folder}" if specs else "\nno runs: this experiment only quotes literature")
 
 

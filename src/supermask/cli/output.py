@@ -89,6 +89,7 @@ def draw(grid: Grid, width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    prose = len(grid.left) > 2
     table = Table(
         title=Text(grid.title, style="bold") if grid.title else None,
         title_justify="left",
@@ -96,10 +97,10 @@ def draw(grid: Grid, width: int) -> Table:
         show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        leading=int(not grid.fits(width) and len(grid.left) > 2),  # prose needs air between its rows
+        leading=int(not grid.fits(width) and prose),  # prose needs air between its rows
     )
     for index, header in enumerate(grid.headers):
-        name = index == 0 and grid.widths()[0] <= width // 3
+        name = index == 0 and grid.widths()[0] <= width // (2 if prose else 3)
         justify: JustifyMethod = "left" if index in grid.left else "right"
         table.add_column(Text(header), justify=justify, overflow="fold", no_wrap=name)
     for row in grid.rows:

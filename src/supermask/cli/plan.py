@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from supermask.cli import complete
 from supermask.cli.options import AsJson, DataDir, Out, Settings
 from supermask.cli.run import Device, Threads, Workers
 from supermask.errors import ConfigError
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 Name = Annotated[
     str | None,
     typer.Argument(
-        help="A YAML file, or the name of an experiment that ships. Without it: what ships.", metavar="NAME"
+        help="A YAML file, or the name of an experiment that ships. Without it: what ships.",
+        metavar="NAME",
+        autocompletion=complete.experiments,
     ),
 ]
 Measure = Annotated[bool, typer.Option("--measure", help="Train a few steps of each setting to tell its cost.")]

@@ -7,12 +7,21 @@ from typing import Annotated
 
 import typer
 
+from supermask.cli import complete
 from supermask.cli.options import AsJson, Out, Settings
+from supermask.errors import ConfigError
 
 Where = Annotated[
-    list[str], typer.Argument(help="Folders with runs, or experiments (file or name).", metavar="WHERE...")
+    list[str],
+    typer.Argument(
+        help="Folders with runs, or experiments (file or name).",
+        metavar="WHERE...",
+        autocompletion=complete.experiments,
+    ),
 ]
-Format = Annotated[str, typer.Option("--format", help="text, markdown, latex, csv or json.")]
+Format = Annotated[
+    str | None, typer.Option("--format", help="text, markdown, latex, csv or json.", autocompletion=complete.formats)
+]
 Spread = Annotated[str, typer.Option("--spread", help="quantiles: mean [5 %, 95 %]; std: mean ± standard deviation.")]
 PerLayer = Annotated[
     bool, typer.Option("--per-layer", help="Also what remains of each layer, kept and inverted, and MACs.")
@@ -27,7 +36,7 @@ def report(
     where: Where,
     settings: Settings = None,
     out: Out = Path("runs"),
-    format: Format = "text",
+    format: Format = None,
     spread: Spread = "quantiles",
     per_layer: PerLayer = False,
     best: Best = False,
@@ -44,11 +53,14 @@ def report(
     from supermask.report.content import View
     from supermask.report.table import build, render
 
+    if as_json and format not in (None, "json"):
+        raise ConfigError(f"--json and --format {format} contradict each other; keep one of them")
+    format = "json" if as_json else format
     epochs = parse_epochs(epoch)
     view = View(spread=spread, best=best, per_layer=per_layer, per_epoch=bool(epochs))
     content = collect(where, settings or [], out).content(epochs)
-    if as_json or format != "text":
-        typer.echo(render(content, "json" if as_json else format, view), nl=False)
+    if format not in (None, "text"):
+        typer.echo(render(content, format, view), nl=False)
         return
     if not (content.rows or content.settings or content.literature):
         typer.echo(f"No finished run in {', '.join(where)}.")

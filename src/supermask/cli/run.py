@@ -10,7 +10,7 @@ import typer
 from supermask.cli.options import AsJson, DataDir, Experiment, Out, Settings
 
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Worker processes; as many as cores by default, 0: none.")
+    int | None, typer.Option("--workers", min=0, help="Worker processes; by default one a core, on a GPU one; 0: none.")
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of each worker.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ..., or auto: cuda where there is one.")]

@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
+import traceback
 from pathlib import Path
 from typing import TypeVar
 
@@ -76,6 +77,8 @@ def load_plugin(path: str | Path) -> list[type[Method]]:
     path = Path(path).resolve()
     if not path.is_file():
         raise ConfigError(f"no such plug-in file: {path}")
+    if path.suffix != ".py":
+        raise ConfigError(f"a plug-in is a Python file whose name ends in .py, not {path.name}")
     content = path.read_bytes()
     module_name = f"supermask_plugin_{hashlib.sha256(bytes(path) + content).hexdigest()[:16]}"
     if module_name not in sys.modules:
@@ -88,7 +91,9 @@ def load_plugin(path: str | Path) -> list[type[Method]]:
             spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
-            raise ConfigError(f"the plug-in {path} failed to import: {type(error).__name__}: {error}") from error
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+            where = f"{path}, line {lines[-1]}" if lines else str(path)
+            raise ConfigError(f"the plug-in {where} failed to import: {type(error).__name__}: {error}") from error
     found = [cls for cls in _METHODS.values() if cls.__module__ == module_name]
     if not found:
         raise ConfigError(

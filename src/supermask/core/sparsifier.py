@@ -264,6 +264,19 @@ class Sparsifier:
             self.round += 1
             self.step = 0
 
+    def catch_up(self) -> None:
+        """Count the steps that ``GradScaler`` has left out, so that nothing is missed that the method does at a step.
+
+        For the end of a round, before its last test. Nothing happens if all of ``total_steps`` were done.
+
+        Raises:
+            BindError: No optimizer is bound.
+        """
+        self._bound()
+        assert self.total_steps is not None
+        while self.step < self.total_steps:
+            self._after_step()
+
     def lr(self, target: Target) -> float:
         """The bound optimizer's learning rate for a target."""
         return float(self._group(target)["lr"])

@@ -13,11 +13,12 @@ from supermask.lab.validate import build, check, join, require_known, require_ma
 Trust = Literal["authors' README", "authors' paper", "authors' caption", "authors' files", "figure", "second-hand"]
 Kind = Literal["results", "settings", "literature"]
 Measured = list[int | float]
+Range = Measured | str  # text: a range or a bound, as the source prints it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """Quoted numbers of one row. A list holds the mean, or the mean and the ends of its range.
+    """Quoted numbers of one row. A list holds the mean, or the mean and the ends of its range; text a range or a bound.
 
     Args:
         source: Where they were read.
@@ -37,7 +38,7 @@ class Cells:
         trained_weights: Whether the weights themselves were trained.
         batchnorm: Whether batch norm normalises (a frozen one is a constant factor and does not).
         start_weights: Weights before pruning, a count.
-        epochs: Passes over the training data.
+        epochs: Training epochs, as the source counts them.
     """
 
     source: str
@@ -48,8 +49,8 @@ class Cells:
     remaining: Measured | None = None
     test_loss: Measured | None = None
     seconds_per_epoch: Measured | None = None
-    extra_time: Measured | None = None
-    compression: Measured | None = None
+    extra_time: Range | None = None
+    compression: Range | None = None
     weights: Measured | None = None
     n: int | None = None
     note: str | None = None

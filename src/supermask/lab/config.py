@@ -262,13 +262,15 @@ def parse_run(sections: Mapping[str, Any], folder: Path) -> RunConfig:
         if name not in sections:
             raise ConfigError(f"{name}: this section is missing")
     model = _parse_model(sections["model"], folder)
-    return RunConfig(
+    config = RunConfig(
         model=model,
         init=_locate(_parse_init(sections.get("init", {}), model.name), folder, "init"),
         data=_parse_data(sections["data"], folder),
         method=_locate(_parse_method(sections["method"]), folder, "method"),
         train=_parse_train(sections["train"], folder),
     )
+    _check_length(config)
+    return config
 
 
 def section_keys(sections: Mapping[str, Any], path: str) -> list[str] | None:
@@ -310,7 +312,7 @@ def _parse_model(section: object, folder: Path) -> ModelSection:
         raise ConfigError(f"model.name: no model is called {name!r}; {suggest(name, MODELS)}")
     known = MODELS[name].options
     require_known(options, known, "model")
-    options = {**plain(known), **check(dict[str, Any], options, "model")}
+    options = _complete(known, options, "model")
     try:
         with torch.device("meta"):  # takes no memory: judges the values of the options only
             models.build(name, **options)
@@ -338,11 +340,32 @@ def _parse_data(section: object, folder: Path) -> DataSection:
     for key, default in known.items():
         if default is ... and key not in options:
             raise ConfigError(f"data.{key}: missing; the data set {name!r} needs it")
-    options = {**plain(known), **check(dict[str, Any], options, "data")}
+    options = _complete(known, options, "data")
     if name in DATA_FILES:
         file = DATA_FILES[name]
         options[file] = _existing(options[file], folder, f"data.{file}")
     return dataclasses.replace(build(DataSection, {"name": name, **own}, "data"), options=options)
+
+
+def _complete(known: Mapping[str, Any], options: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """All options of a model or data set; a whole number becomes a float where the default is one, so that ids agree."""
+    given = check(dict[str, Any], options, path)
+    for key, value in given.items():
+        if isinstance(known[key], float) and type(value) is int:
+            given[key] = float(value)
+    return {**plain(known), **given}
+
+
+def _check_length(config: RunConfig) -> None:
+    """Refuse a schedule that is longer than the training, where the number of examples is known before they are loaded."""
+    sizes, train = DATASETS[config.data.name].sizes, config.train
+    if sizes is None or not isinstance(train.schedule, Schedule):
+        return
+    batches = -(-(sizes[0] - config.data.validation) // train.batch_size)
+    try:
+        train.schedule.complete(max(1, batches) * train.passes * train.epochs)
+    except HyperparameterError as error:
+        raise ConfigError(f"train.schedule: {error}") from error
 
 
 def _parse_method(section: object) -> Method:

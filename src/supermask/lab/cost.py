@@ -3,8 +3,9 @@
 A *setting* is everything of a spec but its seed. What is known of it is looked for in this order:
 
 1. ``finished``: the mean time of its finished runs in the results folder (any experiment's, any seed);
-2. ``unfinished``: the mean time an epoch of its unfinished runs, times the epochs;
-3. ``similar``: the mean time an epoch of finished runs of the same model, data and batch size, times the epochs;
+2. ``unfinished``: the pace of its unfinished runs, times the epochs;
+3. ``similar``: the pace of finished runs of the same model, data and batch size, times the epochs, and what these runs
+   took beside their epochs;
 4. ``unknown``.
 
 Only runs on the same kind of device count. :func:`measure` replaces all of it by a short training.
@@ -26,7 +27,7 @@ import torch
 from supermask.errors import RunError
 from supermask.lab.executors.local import run_jobs
 from supermask.lab.files import canonical_json
-from supermask.lab.machine import usable_cores
+from supermask.lab.machine import default_workers, repeatable
 from supermask.lab.metrics import MetricsFile
 from supermask.lab.plan import RunSpec
 from supermask.lab.runner import Runner
@@ -51,8 +52,9 @@ class Known:
         like: Its model, data and batch size, as text.
         on_cpu: Whether it was trained on the CPU.
         finished: Whether it is done.
-        seconds: Wall time so far.
-        epochs: Epochs so far.
+        overhead: Seconds before and after its epochs; 0 while it is not finished.
+        trained: Seconds of its epochs so far.
+        epochs: How many they are.
     """
 
     id: str
@@ -60,7 +62,8 @@ class Known:
     like: str
     on_cpu: bool
     finished: bool
-    seconds: float
+    overhead: float
+    trained: float
     epochs: int
 
 
@@ -116,7 +119,7 @@ class Cost:
         Args:
             specs: The runs, in the order in which they are trained.
             out: Results folder; also searched for runs of other experiments.
-            workers: Worker processes; None: one a core. 0 (none) counts as 1.
+            workers: Worker processes; None: one a core, or one on a GPU. 0 (none) counts as 1.
             device: Where the runs will be trained.
             measured: Label -> seconds a run, from :func:`measure`; it goes before what is in the results folder.
         """
@@ -136,7 +139,7 @@ class Cost:
             seconds, source, n = whole[label]
             left = [rests[spec.id] for spec in own if spec.id in rests]
             settings.append(SettingCost(label, len(own), len(left), seconds, source, n, _sum(left)))
-        count = min(usable_cores() if workers is None else max(1, workers), max(1, len(rests)))
+        count = min(default_workers(device) if workers is None else max(1, workers), max(1, len(rests)))
         known_rests = [rest for rest in rests.values() if rest is not None]
         total = wall_time(known_rests, count) if len(known_rests) == len(rests) else None
         return cls(count, total, tuple(settings))
@@ -178,7 +181,7 @@ def measure(
     Args:
         specs: Runs; the first one of each label is measured.
         runner: Says on which device, with how many threads and with which data.
-        workers: Processes that measure at once; None: one a core.
+        workers: Processes that measure at once; None: one a core, or one on a GPU.
         on_measured: Gets each label and its seconds a run.
 
     Returns:
@@ -204,7 +207,7 @@ def measure(
         run_jobs(
             _Measure(runner),
             list(firsts.values()),
-            workers=min(max(1, usable_cores() if workers is None else workers), len(firsts)),
+            workers=min(max(1, default_workers(runner.device) if workers is None else workers), len(firsts)),
             threads=runner.threads,
             on_message=take,
             on_death=lambda spec, why: take((spec.label, None, why)),
@@ -268,7 +271,8 @@ def seconds_per_run(spec: RunSpec, runner: Runner, stopping: Callable[[], bool] 
     config = spec.config()
     data = runner.load(config.data, spec)
     generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with tempfile.TemporaryDirectory() as folder, generators:
+    arithmetic = repeatable(device, exact=config.train.precision == "float32")
+    with tempfile.TemporaryDirectory() as folder, generators, arithmetic:
         trainer = Trainer(config, spec.seed, data, spec.folder, device, MetricsFile(Path(folder) / "metrics.jsonl"))
         watch = _Stopwatch(trainer, stopping)
         try:
@@ -288,14 +292,16 @@ def _what_it_tells(folder: RunFolder) -> list[Known]:
     finished = folder.result.exists()
     if finished:
         result = read_json(folder.result)
-        seconds, epochs, device = result["seconds"]["total"], result["epochs"], result["device"]
+        seconds, epochs, device = result["seconds"], result["epochs"], result["device"]
+        trained = seconds["train"] + seconds["evaluate"]
+        overhead = max(0.0, seconds["total"] - trained)
     elif lines := read_metrics(folder):
-        seconds, epochs = lines[-1]["seconds"], lines[-1]["epoch"]
+        overhead, trained, epochs = 0.0, lines[-1]["seconds"], lines[-1]["epoch"]
         device = read_json(folder.env)["starts"][-1]["device"]
     else:
         return []
     on_cpu = str(device).startswith("cpu")
-    return [Known(folder.path.name, _setting(spec), _like(spec), on_cpu, finished, float(seconds), int(epochs))]
+    return [Known(folder.path.name, _setting(spec), _like(spec), on_cpu, finished, overhead, trained, epochs)]
 
 
 def _expect(own: Sequence[RunSpec], known: Sequence[Known]) -> _Expected:
@@ -304,13 +310,19 @@ def _expect(own: Sequence[RunSpec], known: Sequence[Known]) -> _Expected:
     setting, like, epochs = _setting(content), _like(content), content["train"]["epochs"]
     # by id as well: the spec of a run of an older version lacks keys that are new since
     same = [run for run in known if run.id in ids or run.setting == setting]
-    if done := [run.seconds for run in same if run.finished]:
+    if done := [run.overhead + run.trained for run in same if run.finished]:
         return sum(done) / len(done), "finished", len(done)
-    if paces := [run.seconds / run.epochs for run in same]:
-        return epochs * sum(paces) / len(paces), "unfinished", len(paces)
-    if paces := [run.seconds / run.epochs for run in known if run.like == like and run.finished]:
-        return epochs * sum(paces) / len(paces), "similar", len(paces)
+    if same:
+        return _scale(same, epochs), "unfinished", len(same)
+    if similar := [run for run in known if run.like == like and run.finished]:
+        return _scale(similar, epochs), "similar", len(similar)
     return None, "unknown", 0
+
+
+def _scale(runs: Sequence[Known], epochs: int) -> float:
+    """Seconds of a run of so many epochs: the mean overhead, and the epochs at the pace of all runs together."""
+    pace = sum(run.trained for run in runs) / sum(run.epochs for run in runs)
+    return sum(run.overhead for run in runs) / len(runs) + epochs * pace
 
 
 def _setting(content: Mapping[str, Any]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import sysconfig
+import traceback
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +44,14 @@ def describe(error: BaseException, folder: Path) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001  (an error of the user's own code, with a broken __str__)
         text = "its message cannot be shown"
-    return f"{type(error).__name__}: {text}"
+    return f"{type(error).__name__}: {text}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's own code an error comes from; nothing where it does not."""
+    libraries = (str(Path(__file__).parents[1]), *set(sysconfig.get_paths().values()))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*libraries, "<"))]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name})" if frames else ""
 
 
 def record_failure(folder: RunFolder, run: dict[str, Any], message: str, trace: str) -> str:

@@ -6,8 +6,9 @@ Its structure is judged here, its values when it is expanded into runs (:func:`s
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from supermask.core.registry import load_plugin
 from supermask.errors import ConfigError
 from supermask.lab.annotations import Kind, PublishedSection, Table, parse_published, parse_table
 from supermask.lab.patch import holds, leaves, merge, nest, overlap
-from supermask.lab.validate import build, check, require_known, require_mapping, show, suggest
+from supermask.lab.validate import build, check, require_known, require_mapping, show
 
 SECTIONS: Final = ("model", "init", "data", "method", "train")
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
@@ -140,11 +141,20 @@ def find_experiment(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if path.is_file():
         return path
-    shipped = shipped_experiments()
-    name = str(path_or_name).removesuffix(".yaml")
+    shipped, name = shipped_experiments(), str(path_or_name)
     if name in shipped:
         return shipped[name]
-    raise ConfigError(f"no experiment file {str(path_or_name)!r} and none of this name ships; {suggest(name, shipped)}")
+    raise ConfigError(f"no experiment file {name!r} and none of this name ships; {_nearest(path, shipped)}")
+
+
+def _nearest(path: Path, shipped: Iterable[str]) -> str:
+    """The way out of a wrong name: a file in the same folder, or a shipped experiment."""
+    files = [str(path.with_name(file.name)) for file in path.parent.glob("*.yaml")]
+    ends = [name for name in shipped if name.endswith(f"/{path.with_suffix('')}")]
+    if ends:
+        return f"did you mean {ends[0]!r}?"
+    near = difflib.get_close_matches(str(path), [*files, *shipped], n=1, cutoff=0.8)
+    return f"did you mean {near[0]!r}?" if near else "`supermask plan` lists those that ship"
 
 
 def shipped_experiments() -> dict[str, Path]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,18 +40,68 @@ def environment(device: torch.device, threads: int, commit: dict[str, Any] | Non
         "torch": torch.__version__,
         "numpy": np.__version__,
         "platform": platform.platform(),
+        "host": platform.node(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": threads,
+        "cuda_arithmetic": _cuda_arithmetic() if device.type == "cuda" else None,
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
         "git": commit,
     }
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: the number of workers where none is given."""
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers(device: str) -> int:
+    """Worker processes where no number is given: one a core, or one on a GPU, as all of them would share it."""
+    return 1 if device.startswith("cuda") else usable_cores()
+
+
+@contextlib.contextmanager
+def repeatable(device: torch.device, *, exact: bool) -> Iterator[None]:
+    """Inside, CUDA computes so that a run can be repeated; on other devices nothing changes.
+
+    cuDNN takes its deterministic algorithms, chosen without timing them.
+
+    Args:
+        device: Where the run trains.
+        exact: Products and convolutions of float32 are computed in float32 too, not in TF32.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, products = _backends()
+    before = cudnn.deterministic, cudnn.benchmark, [kind.fp32_precision for kind in products]
+    try:
+        cudnn.deterministic, cudnn.benchmark = True, False
+        for kind in products if exact else ():
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before[:2]
+        for kind, precision in zip(products, before[2], strict=True):
+            kind.fp32_precision = precision
+
+
+def _backends() -> tuple[Any, tuple[Any, Any, Any]]:
+    """What holds the flags of cuDNN, and of the precision of matrix products, convolutions and recurrent layers."""
+    cudnn: Any = torch.backends.cudnn
+    return cudnn, (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+
+
+def _cuda_arithmetic() -> dict[str, Any]:
+    cudnn, (products, convolutions, recurrent) = _backends()
+    return {
+        "matmul": products.fp32_precision,
+        "convolution": convolutions.fp32_precision,
+        "recurrent": recurrent.fp32_precision,
+        "deterministic": cudnn.deterministic,
+        "benchmark": cudnn.benchmark,
+    }
 
 
 def checkout() -> dict[str, Any] | None:
@@ -61,7 +115,16 @@ def checkout() -> dict[str, Any] | None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start measuring the peak memory anew, where the system allows it (Linux)."""
+    """Start measuring the peak memory anew, where the system allows it (Linux).
+
+    What earlier runs of this process have freed is given back to the system first, so that it does not count: workers
+    are told to keep it (:data:`supermask.lab.executors.local.KEEP_MEMORY`). Only glibc (Linux) can do that; elsewhere
+    the peak depends on what ran before.
+    """
+    gc.collect()
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if _CLEAR_REFS.exists():
@@ -84,6 +147,14 @@ def peak_memory(device: torch.device) -> dict[str, int | None]:
     if device.type == "cuda":
         memory["peak_device"] = torch.cuda.max_memory_allocated(device)
     return memory
+
+
+def _malloc_trim() -> Callable[[int], int] | None:
+    """What gives freed memory back in glibc; None on other systems."""
+    if not sys.platform.startswith("linux"):
+        return None
+    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+    return trim
 
 
 def _cpu_name() -> str:

@@ -46,15 +46,18 @@ def build_model(config: RunConfig, seed: int, folder: Path, device: torch.device
     return model.to(device).train()
 
 
-def check_fit(config: RunConfig, model: nn.Module, data: DataSet, seed: int) -> None:
+def check_fit(config: RunConfig, model: nn.Module, data: DataSet, seed: int) -> bool:
     """Let the plain model see two examples, in evaluation mode; it and torch's generators are left as they were.
+
+    Returns:
+        Whether the model changes its input in place: such a model must not be given the data itself.
 
     Raises:
         ConfigError: The model does not take the images of the data set, or has not one output for each class (or number
             to predict), or loss or metric are made for other targets.
     """
     _check_targets(config, data)
-    name, x = config.model.name, data.train.x[:2]
+    name, x = config.model.name, data.train.x[:2].clone()
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
         torch.manual_seed(module_seed(seed))
         model.eval()
@@ -80,6 +83,7 @@ def check_fit(config: RunConfig, model: nn.Module, data: DataSet, seed: int) -> 
         what = "numbers to predict" if numbers else "classes"
         way = "set model.classes" if "classes" in config.model.options else "its last layer needs one for each"
         raise ConfigError(f"the model gives {output.shape[1]} outputs, but {data.name} has {wanted} {what}: {way}")
+    return x._version > 0
 
 
 def _are_numbers(data: DataSet) -> bool:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from supermask.core.registry import load_plugin
-from supermask.errors import ConfigError
+from supermask.errors import ConfigError, RunError
 from supermask.lab.config import RunConfig, parse_run, section_keys
 from supermask.lab.files import canonical_json, sha256
 from supermask.lab.literature import published, require_label
 from supermask.lab.load import SECTIONS, Experiment
 from supermask.lab.patch import holds, leaves, merge, nest, overlap, pick
-from supermask.lab.reference import source_file
+from supermask.lab.reference import imported_digest, source_file
 from supermask.lab.validate import require_mapping, show, suggest
 
 _NAMED_BELOW: Final = ("train.optimizer", "train.schedule")  # sections with a name of their own, within a section
+_CODE: Final = (
+    "model.name",
+    "train.loss",
+    "train.metric",
+    "method.name",
+)  # dotted keys that can name a user's own code
 SPEC_SCHEMA: Final = 1  # raised when the meaning of a spec changes
 
 
@@ -64,6 +70,27 @@ class RunSpec:
         for plugin in self.plugins:
             load_plugin(plugin)
         return parse_run(self.sections, self.folder)
+
+    def require_same_code(self, config: RunConfig) -> None:
+        """Make sure that what trains is the code that the id was made of.
+
+        Args:
+            config: What :meth:`config` gave: references and plug-ins are imported.
+
+        Raises:
+            RunError: A file with code of the user's own has changed since the run was planned.
+        """
+        files = _code_files(config, self.folder, self.plugins)
+        for key, file in files.items():
+            planned = self.hashes.get(key)
+            reference = config.references().get(key)
+            imported = None if reference is None else imported_digest(reference, self.folder)
+            now = sha256(file) if file.exists() else "nothing"
+            if {now, imported or now} != {planned}:
+                raise RunError(
+                    f"{key}: {file} has changed since this run was planned, and changed code makes another run: give the "
+                    "same command again (start a program of your own again) to plan and train that one"
+                )
 
 
 def expand(experiment: Experiment) -> list[RunSpec]:
@@ -156,7 +183,7 @@ def _content(seed: int, version: int, sections: Mapping[str, Any], hashes: Mappi
     code = {}
     for path, digest in hashes.items():
         section, _, key = path.partition(".")
-        if path in ("model.name", "train.loss", "train.metric", "method.name"):
+        if path in _CODE:
             code[path] = digest
         else:
             content[section][key] = f"sha256:{digest}"
@@ -168,14 +195,20 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _hashes(experiment: Experiment, config: RunConfig) -> dict[str, str]:
-    files = config.files()
+    files = config.files() | _code_files(config, experiment.folder, experiment.plugins)
+    return {path: sha256(file) for path, file in sorted(files.items())}
+
+
+def _code_files(config: RunConfig, folder: Path, plugins: Sequence[Path]) -> dict[str, Path]:
+    """Dotted key -> file, of the user's own code in use: references and the plug-in that holds the method."""
+    files = {}
     for path, reference in config.references().items():
-        if (file := source_file(reference)) is not None:
+        if (file := source_file(reference, folder)) is not None:
             files[path] = file
-    for plugin in experiment.plugins:
+    for plugin in plugins:
         if type(config.method) in load_plugin(plugin):
             files["method.name"] = plugin
-    return {path: sha256(file) for path, file in sorted(files.items())}
+    return files
 
 
 def _parse_seeds(value: object) -> list[int]:

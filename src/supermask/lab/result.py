@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, nn
 
 from supermask.core.arrays import save_arrays
 from supermask.core.masks import Masks
-from supermask.lab.config import TrainSection
+from supermask.lab.config import RunConfig
+from supermask.lab.files import canonical_json
 from supermask.lab.plan import RunSpec
 from supermask.lab.store import RESULT_SCHEMA
 from supermask.measure.macs import macs
 from supermask.measure.size import sizes
 
+_MACHINE: Final = ("host", "cpu", "cores", "device")  # keys of a start in ``env.json`` that name the machine
+
 
 def make_result(
     spec: RunSpec,
-    train: TrainSection,
+    config: RunConfig,
     masks: Masks,
     model: nn.Module,
     lines: Sequence[Mapping[str, Any]],
@@ -30,14 +34,16 @@ def make_result(
 
     Args:
         spec: The run.
-        train: Its section of that name.
+        config: Its sections.
         masks: Its final masks.
         model: Its finalized model.
         lines: Its epochs, as in ``metrics.jsonl``.
         facts: ``n_train``, ``n_test``, ``n_validation``, ``input_shape`` (of one example), ``seconds`` (of which
-            "total", "train" and "evaluate" are known), ``memory``, ``threads`` and ``device``.
+            "total", "train" and "evaluate" are known), ``memory``, ``threads``, ``device``, ``starts`` (as in
+            ``env.json``) and ``rounds`` (of training).
     """
-    last = lines[-1]
+    train, last = config.train, lines[-1]
+    told = describe_setting(spec, config)
     # lines that an earlier version wrote before this run was resumed know the accuracy only, by its own name
     key = "accuracy" if train.metric == "accuracy" else "metric"
     tested = [line for line in lines if line["test_loss"] is not None]
@@ -53,7 +59,9 @@ def make_result(
         "method": spec.sections["method"]["name"],
         "model": spec.sections["model"]["name"],
         "data": spec.sections["data"]["name"],
+        "setting": told["setting"],
         "epochs": last["epoch"],
+        "epochs_planned": told["epochs_planned"] * facts["rounds"],
         "steps": last["step"],
         "n_train": facts["n_train"],
         "n_test": facts["n_test"],
@@ -77,7 +85,55 @@ def make_result(
         "precision": train.precision,
         "threads": facts["threads"],
         "device": facts["device"],
+        "conditions": told["conditions"] | {"machines": _machines(facts["starts"])},
     }
+
+
+def describe_setting(spec: RunSpec, config: RunConfig) -> dict[str, Any]:
+    """What is known of a run's setting before it is trained, as ``result.json`` holds it.
+
+    Args:
+        spec: The run.
+        config: Its sections.
+
+    Returns:
+        ``setting``: 12 hex digits that the runs share which differ in nothing but the seed: the hash of what the run id
+        is made of, without the seed. ``epochs_planned``: of one round. ``conditions``: what two runs must share for
+        their training times to be compared: sections ``model`` and ``data`` (values that differ from their defaults,
+        files as hashes), ``batch_size``, ``passes`` and ``precision``.
+    """
+    whole, changed = spec.to_dict(), config.to_sections(defaults=False)
+    content = {key: _pick(value, changed[key]) if key in changed else value for key, value in whole.items()}
+    del content["seed"]
+    train = config.train
+    return {
+        "setting": hashlib.sha256(canonical_json(content).encode()).hexdigest()[:12],
+        "epochs_planned": train.epochs,
+        "conditions": {
+            "model": content["model"],
+            "data": content["data"],
+            "batch_size": train.batch_size,
+            "passes": train.passes,
+            "precision": train.precision,
+        },
+    }
+
+
+def _machines(starts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each machine that trained a part of a run."""
+    found: list[dict[str, Any]] = []
+    for start in starts:
+        machine = {key: start[key] for key in _MACHINE if key in start}
+        if machine not in found:
+            found.append(machine)
+    return found
+
+
+def _pick(value: Any, wanted: Any) -> Any:
+    """The part of nested mappings whose keys are wanted."""
+    if not isinstance(value, Mapping) or not isinstance(wanted, Mapping):
+        return value
+    return {key: _pick(value[key], wanted[key]) for key in wanted}
 
 
 def _judged(lines: Sequence[Mapping[str, Any]], key: str, better: str, *, validated: bool) -> dict[str, Any]:

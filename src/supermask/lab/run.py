@@ -18,7 +18,7 @@ from supermask.lab.events import Event
 from supermask.lab.executors.local import run_jobs
 from supermask.lab.failures import describe
 from supermask.lab.load import Experiment
-from supermask.lab.machine import checkout, usable_cores
+from supermask.lab.machine import checkout, default_workers
 from supermask.lab.plan import expand
 from supermask.lab.runner import Job, Runner, after_death, is_finished, skip
 from supermask.lab.store import run_folder
@@ -62,7 +62,7 @@ def run_experiment(
     Args:
         experiment: What to run.
         out: Results folder; the runs go to ``out/<experiment name>/<run id>``.
-        workers: Worker processes; None: as many as there are cores or runs; 0: no processes, run here (for debugging).
+        workers: Worker processes, at most one a run; None: one a core, or one on a GPU; 0: none, run here (for debugging).
         threads: Threads of each worker. More than 1 changes results in their last bits.
         device: Where to train.
         data_dir: Searched first for data sets.
@@ -74,8 +74,7 @@ def run_experiment(
 
     Raises:
         ConfigError: The experiment is wrong.
-        RunError: A number is out of range, a folder holds a run of the same id but another spec, the results folder
-            cannot be written, or no worker process can be started.
+        RunError: A number is out of range, the results folder cannot be written, or no worker process can be started.
         KeyboardInterrupt: Ctrl-C; the workers have taken checkpoints and ended.
     """
     _require_at_least("workers", 0 if workers is None else workers, 0)
@@ -91,11 +90,13 @@ def run_experiment(
         if on_event is not None:
             on_event(event)
 
-    finished = [is_finished(job) for job in jobs]
-    for job, done in zip(jobs, finished, strict=True):
-        if done:
-            tell(_skip(job))
-    missing = [job for job, done in zip(jobs, finished, strict=True) if not done]
+    missing = []
+    for job in jobs:
+        event = _look_up(job)
+        if event is None:
+            missing.append(job)
+        else:
+            tell(event)
     runner = Runner(
         threads=threads,
         device=device,
@@ -112,7 +113,7 @@ def run_experiment(
         run_jobs(
             runner,
             missing,
-            workers=min(workers or usable_cores(), len(missing)),
+            workers=min(workers or default_workers(device), len(missing)),
             threads=threads,
             on_message=tell,
             on_death=lambda job, why: tell(after_death(job, why)),
@@ -121,10 +122,12 @@ def run_experiment(
     return outcome
 
 
-def _skip(job: Job) -> Event:
-    """The event of a finished run; failed if its result cannot be read, for it is neither used nor replaced then."""
+def _look_up(job: Job) -> Event | None:
+    """The event of a run that is not trained: finished, or failed if what is in its folder cannot be read or belongs to
+    another run, for it is neither used nor replaced then. None where it is missing.
+    """
     try:
-        return skip(job)
+        return skip(job) if is_finished(job) else None
     except (RunError, OSError) as error:
         return job.event("failed", message=describe(error, job.folder.path))
 

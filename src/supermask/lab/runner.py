@@ -19,7 +19,7 @@ from supermask.lab.config import DataSection, RunConfig
 from supermask.lab.events import Event, Kind
 from supermask.lab.failures import describe, record_failure
 from supermask.lab.files import canonical_json, make_folder, write_json
-from supermask.lab.machine import environment, peak_memory, reset_peak_memory
+from supermask.lab.machine import environment, peak_memory, repeatable, reset_peak_memory
 from supermask.lab.metrics import MetricsFile
 from supermask.lab.patch import holds, leaves
 from supermask.lab.plan import SPEC_SCHEMA, RunSpec
@@ -102,12 +102,16 @@ class Runner:
         folder.checkpoint.parent.mkdir(exist_ok=True)
         folder.metrics.touch()
         write_json(folder.spec, spec.to_dict())  # flushes the names of the two to the disk as well
-        reset_peak_memory(device)
         config = spec.config()
+        spec.require_same_code(config)
         dataset = self.load(config.data, spec)
-        self._record_start(folder, device, dataset)
+        reset_peak_memory(device)  # the data is there, whichever run has loaded it
         metrics = MetricsFile(folder.metrics)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            repeatable(device, exact=config.train.precision == "float32"),
+        ):
+            starts = self._record_start(folder, device, dataset)
             trainer = Trainer(config, spec.seed, dataset, spec.folder, device, metrics)
             watch = _Watch(job, trainer, emit, stopping, self.checkpoint_seconds)
             watch.start()
@@ -123,8 +127,10 @@ class Runner:
             "memory": peak_memory(device),
             "threads": self.threads,
             "device": str(device),
+            "starts": starts,
+            "rounds": trainer.sparsifier.round + 1,
         }
-        result = make_result(spec, config.train, masks, trainer.model, metrics.lines, facts)
+        result = make_result(spec, config, masks, trainer.model, metrics.lines, facts)
         write_json(folder.result, result)
         remove_checkpoint(folder.checkpoint)
         emit(_done(job, result))
@@ -146,8 +152,8 @@ class Runner:
             )
         return self._data[key]
 
-    def _record_start(self, folder: RunFolder, device: torch.device, dataset: data.DataSet) -> None:
-        """Add this start to ``env.json``: a resumed run shows every machine and version it saw."""
+    def _record_start(self, folder: RunFolder, device: torch.device, dataset: data.DataSet) -> list[dict[str, Any]]:
+        """Add this start to ``env.json``: a resumed run shows every machine and version it saw. Returns all starts."""
         start = environment(device, self.threads, self.commit)
         start["data"] = {"name": dataset.name, "checksum": dataset.checksum}
         before = []
@@ -159,7 +165,9 @@ class Runner:
                     f"run with the version that began it, or delete {folder.path} to train it again from its start"
                 )
             before = known["starts"]
-        write_json(folder.env, {"schema": ENV_SCHEMA, "starts": [*before, start]})
+        starts = [*before, start]
+        write_json(folder.env, {"schema": ENV_SCHEMA, "starts": starts})
+        return starts
 
 
 class _Watch:

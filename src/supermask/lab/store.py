@@ -26,6 +26,7 @@ from typing import Any, Final
 from supermask.errors import RunError
 
 RESULT_SCHEMA: Final = 1
+_WAY: Final = "delete the file to redo the run"
 _NUMBER: Final = (int, float)
 _NUMBER_OR_NONE: Final = (int, float, NoneType)
 _RESULT_KEYS: Final = {
@@ -70,7 +71,22 @@ _LAYER_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "invert": (int, NoneType),
 }
 #: Keys that results of earlier versions lack.
-_LATER_KEYS: Final[dict[str, tuple[type, ...]]] = {"n_validation": (int,), "precision": (str,), "metric": (dict,)}
+_LATER_KEYS: Final[dict[str, tuple[type, ...]]] = {
+    "n_validation": (int,),
+    "precision": (str,),
+    "metric": (dict,),
+    "setting": (str,),
+    "epochs_planned": (int,),
+    "conditions": (dict,),
+}
+_CONDITION_KEYS: Final[dict[str, tuple[type, ...]]] = {
+    "model": (dict,),
+    "data": (dict,),
+    "batch_size": (int,),
+    "passes": (int,),
+    "precision": (str,),
+    "machines": (list,),
+}
 _METRIC_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "name": (str,),
     "better": (str,),
@@ -169,6 +185,11 @@ def read_result(run: RunFolder) -> dict[str, Any]:
     _require(path, result, {key: kinds for key, kinds in _LATER_KEYS.items() if key in result})
     if "metric" in result:
         _require(path, result["metric"], _METRIC_KEYS, "metric")
+    if "conditions" in result:
+        _require(path, result["conditions"], _CONDITION_KEYS, "conditions")
+    for index, machine in enumerate(result.get("conditions", {}).get("machines", ())):
+        if not isinstance(machine, dict):
+            raise RunError(f"{path}: 'conditions.machines[{index}]' should be dict, is {machine!r}; {_WAY}")
     return result
 
 
@@ -178,7 +199,16 @@ def read_failures(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: The folder does not exist, or a record is damaged or of another schema.
     """
-    return [_read_checked(path, _FAILURE_KEYS, RESULT_SCHEMA) for path in _find(folder, "failed.json")]
+    return [read_failure(RunFolder(path.parent)) for path in _find(folder, "failed.json")]
+
+
+def read_failure(run: RunFolder) -> dict[str, Any]:
+    """The record of one run whose last attempt failed.
+
+    Raises:
+        RunError: It is damaged or of another schema.
+    """
+    return _read_checked(run.failed, _FAILURE_KEYS, RESULT_SCHEMA)
 
 
 def read_metrics(run: RunFolder | Path) -> list[dict[str, Any]]:
@@ -233,7 +263,7 @@ def _require(path: Path, values: Mapping[str, Any], keys: Mapping[str, tuple[typ
             name = f"{within}.{key}" if within else key
             wanted = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
             found = f"is {value!r}" if key in values else "is missing"
-            raise RunError(f"{path}: {name!r} should be {wanted}, {found}; delete the file to redo the run")
+            raise RunError(f"{path}: {name!r} should be {wanted}, {found}; {_WAY}")
 
 
 def _parse_object(text: bytes, where: str) -> dict[str, Any]:

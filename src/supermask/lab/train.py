@@ -71,7 +71,7 @@ class Trainer:
         self.loss = build_loss(config.train.loss, folder)
         self.metric = build_metric(config.train.metric, folder)
         self.model = build_model(config, seed, folder, device)
-        check_fit(config, self.model, data, seed)
+        self._copy = check_fit(config, self.model, data, seed)  # test batches are parts of the data
         self.sparsifier = attach(config, self.model, seed, _ScoringBatches(self), self.loss)
         self.optimizer: torch.optim.Optimizer
         self.schedule: Scheduler | PlateauRule
@@ -159,7 +159,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         self.model.train()
         step, loss_sum = self._step, self.loss_sum
-        clock = _Clock(self.seconds, "train")
+        clock = _Clock(self.seconds, "train", self.device)
         look = time.monotonic() + self.look_every
         while self.batch < self.batches:
             number = self._pass_number()
@@ -183,12 +183,14 @@ class Trainer:
         train_loss = self.check_finite()
         lr = self.optimizer.param_groups[0]["lr"]
         self.schedule.epoch_end(train_loss)
+        if self.scaler is not None and self._is_last_epoch() and not self.schedule.finished:
+            self.sparsifier.catch_up()
         accuracy = self.metric is None
         test_loss, test_metric = self._measure(self.data.test, "test")
         validation_loss, validation_metric = self._measure(self.data.validation, "validation")
         line = {
             "epoch": self.epoch,
-            "step": self.epoch * self.batches,
+            "step": self.epoch * self.batches,  # batches: also those whose step float16 left out
             "train_loss": train_loss,
             "test_loss": test_loss,
             "test_accuracy": test_metric if accuracy else None,
@@ -207,14 +209,22 @@ class Trainer:
         if self.on_epoch is not None:
             self.on_epoch(line)
 
+    def _is_last_epoch(self) -> bool:
+        """Whether no further epoch of this round is planned."""
+        return self.epoch == self.first_epoch + self.config.train.epochs - 1
+
     def _measure(self, split: Split | None, name: str) -> tuple[float, float] | tuple[None, None]:
         """(mean loss, metric); nothing where there is no such split, and after epochs that are not tested."""
-        last = self.epoch == self.first_epoch + self.config.train.epochs - 1 or self.schedule.finished
+        last = self._is_last_epoch() or self.schedule.finished
         if split is None or not (last or self.epoch % self.config.train.test_every == 0):
             return None, None
         loss, metric = self.evaluate(split)
         self._require_finite(loss, f"{name} loss")
-        self._require_finite(metric, f"{name} {self.config.train.metric}")
+        if not math.isfinite(metric):
+            raise DivergedError(
+                f"the {name} {self.config.train.metric} is {metric} in epoch {self.epoch}, though the loss is finite; look at "
+                "what the metric does with these outputs and targets"
+            )
         return loss, metric
 
     def _require_finite(self, value: float, which: str) -> None:
@@ -240,6 +250,8 @@ class Trainer:
         where = slice(batch * size, (batch + 1) * size)
         if order is None:
             x, y = train.x[where], train.y[where]
+            if self.config.data.augment is None:
+                x = x.clone()  # the model may change its input, but not the data that later runs get
         else:
             x, y = train.x.index_select(0, order[where]), train.y.index_select(0, order[where])
         if self.config.data.augment is not None:
@@ -251,13 +263,13 @@ class Trainer:
         """(mean loss, metric) on a split, as the finalized model would do it in the run's precision."""
         self.model.eval()
         size = self.config.train.eval_batch_size
-        clock = _Clock(self.seconds, "evaluate")
+        clock = _Clock(self.seconds, "evaluate", self.device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         outputs = []
         with torch.inference_mode(), self.sparsifier.sparse(), autocast(self.config.train, self.device):
             for x, y in zip(split.x.split(size), split.y.split(size), strict=True):
-                output = self.model(x)
+                output = self.model(x.clone() if self._copy else x)
                 loss_sum += self.loss(output, y) * len(y)
                 if self.metric is None:
                     correct += (output.argmax(dim=1) == y).sum()
@@ -325,15 +337,22 @@ class _ScoringBatches:
 
 
 class _Clock:
-    """Adds running time to an entry of a dict."""
+    """Adds running time to an entry of a dict; on a GPU, until its work is done."""
 
-    def __init__(self, totals: dict[str, float], key: str) -> None:
+    def __init__(self, totals: dict[str, float], key: str, device: torch.device) -> None:
         self._totals = totals
         self._key = key
+        self._device = device
         self.start()
 
     def start(self) -> None:
+        self._wait()
         self._since = time.monotonic()
 
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
     def stop(self) -> None:
+        self._wait()
         self._totals[self._key] += time.monotonic() - self._since

@@ -9,16 +9,19 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from supermask.errors import ConfigError, HyperparameterError
 
 T = TypeVar("T")
+
+NAMED: Final = ("model", "data", "method", "optimizer", "schedule", "then")  # sections that say by `name` what they are
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -37,7 +40,9 @@ def require_mapping(value: object, path: str) -> dict[str, Any]:
         ConfigError: It is something else.
     """
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{path}: expected a section of keys and values, got {show(value)}")
+        named = isinstance(value, str) and path.rpartition(".")[2] in NAMED
+        way = f"; write {{name: {value}}}" if named else ""
+        raise ConfigError(f"{path}: expected a section of keys and values, got {show(value)}{way}")
     for key in value:
         if not isinstance(key, str):
             raise ConfigError(f"{path}: keys must be text, got {show(key)}")
@@ -101,7 +106,25 @@ def check(hint: Any, value: object, path: str) -> Any:
     try:
         return adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        raise ConfigError(f"{path}: expected {describe(hint)}, got {show(value)}") from error
+        raise ConfigError(f"{path}: expected {describe(hint)}, got {show(value)}{_way_out(hint, value)}") from error
+
+
+def _way_out(hint: Any, value: object) -> str:
+    """What a value of the wrong type was probably meant to be."""
+    options = _options(hint)
+    choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+    if isinstance(value, str):
+        near = difflib.get_close_matches(
+            value, [choice for choice in choices if isinstance(choice, str)], n=1, cutoff=0.5
+        )
+        if near:
+            return f"; did you mean {near[0]!r}?"
+        if float in options and (percent := re.fullmatch(r"([0-9.]+) ?%", value)):
+            return f"; did you mean {float(percent[1]) / 100:g}?"
+    sections = [option for option in options if dataclasses.is_dataclass(option)]
+    if sections and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"; write {{{file_fields(sections[0])[0].name}: {value}}}"
+    return ""
 
 
 def plain(value: Any) -> Any:

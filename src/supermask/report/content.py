@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from supermask.errors import ConfigError
 from supermask.report.quoted import Quote
-from supermask.report.summary import Row
+from supermask.report.summary import Row, repeated_seeds
 
 FORMATS: Final = ("text", "markdown", "latex", "csv", "json")
 SPREADS: Final = ("quantiles", "std")
@@ -42,6 +42,7 @@ class Content:
         literature: Published numbers that get a table of their own, with the facts behind them (bits, epochs, ...).
         failures: Contents of `failed.json` files.
         missing: How many planned runs have no result and no failure yet.
+        remarks: Sentences on the report as a whole, without their full stop.
     """
 
     rows: Sequence[Row] = ()
@@ -50,6 +51,12 @@ class Content:
     literature: Sequence[Quote] = ()
     failures: Sequence[Failure] = ()
     missing: int = 0
+    remarks: Sequence[str] = ()
+
+    @property
+    def sentences(self) -> list[str]:
+        """All that is to be said on the rows as a whole, without full stops."""
+        return [*self.remarks, *repeated_seeds(self.rows)]
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,27 @@ import math
 from collections.abc import Callable
 
 from supermask.report.grid import UNKNOWN
-from supermask.report.statistics import Spread
+from supermask.report.statistics import ENOUGH_FOR_QUANTILES, Spread
 
 
 def spread(value: Spread | None, kind: str, form: Callable[[float], str]) -> str:
     """`mean [low, high]` or `mean ± std`, as `kind` says; the mean alone for one run, or runs that agree exactly."""
     if value is None:
         return UNKNOWN
-    if not value.std or math.isclose(value.low, value.high, rel_tol=1e-9):
+    if not _varies(value):
         return form(value.mean)
-    if kind == "std":
+    if kind == "std" and value.std is not None:
         return f"{form(value.mean)} ± {form(value.std).lstrip('+')}"
     return f"{form(value.mean)} [{form(value.low)}, {form(value.high)}]"
+
+
+def estimated(value: Spread | None) -> bool:
+    """Whether `spread` shows quantiles of fewer than 20 runs."""
+    return value is not None and _varies(value) and value.n < ENOUGH_FOR_QUANTILES
+
+
+def _varies(value: Spread) -> bool:
+    return bool(value.std) and not math.isclose(value.low, value.high, rel_tol=1e-9)
 
 
 def mean(value: Spread | None, form: Callable[[float], str]) -> str:
@@ -33,6 +42,11 @@ def percent(fraction: float) -> str:
 def signed_percent(fraction: float) -> str:
     """A fraction in per cent with its sign, one decimal."""
     return f"{100 * fraction:+.1f}"
+
+
+def epochs(number: float) -> str:
+    """Epochs, one decimal where runs trained for different numbers of them."""
+    return f"{number:.0f}" if float(number).is_integer() else f"{number:.1f}"
 
 
 def count(number: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +20,9 @@ FIGURES: Final = {
     "weights": 1.0,
 }
 
+#: Figures that sources print with two decimals or more, unless they round to a whole number.
+_SHARES: Final = ("accuracy", "accuracy_best", "remaining")
+
 #: What ours are called where the quoted cells have another name.
 OURS: Final = {"remaining": "density", "weights": "weights_remaining"}
 
@@ -34,12 +37,14 @@ class Quote:
     Attributes:
         label: What the source calls it, or the label of our row that it stands beside.
         source: Where the numbers are printed.
-        cells: Key of `FIGURES` or `FACTS` -> what is printed there; figures are (mean,) or (mean, low, high).
+        cells: Key of `FIGURES` or `FACTS` -> what is printed there; figures are (mean,) or (mean, low, high), or text: a
+            range or a bound.
         trust: What kind of source that is; may be empty.
         n: How many runs the numbers come from; None where the source does not say.
         note: One sentence on what the numbers mean; may be empty.
         experiment: The experiment of the row that it stands beside.
         beside: The label of our row; empty where we run nothing like it.
+        runs: The runs of that label in the experiment file that quotes it.
     """
 
     label: str
@@ -50,9 +55,10 @@ class Quote:
     note: str = ""
     experiment: str = ""
     beside: str = ""
+    runs: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, cells: Mapping[str, Any], *, experiment: str = "", beside: str = "") -> Quote:
+    def of(cls, cells: Mapping[str, Any], *, experiment: str = "", beside: str = "", runs: Iterable[str] = ()) -> Quote:
         """A quote from plain cells: `label`, `source` and whatever else the source prints."""
         known = {key: _figure(cells[key]) for key in FIGURES if cells.get(key) is not None}
         known |= {key: cells[key] for key in FACTS if cells.get(key) is not None}
@@ -65,25 +71,31 @@ class Quote:
             note=cells.get("note") or "",
             experiment=experiment,
             beside=beside,
+            runs=frozenset(runs),
         )
 
     def is_beside(self, row: Row) -> bool:
-        """Whether it was published for what this row ran."""
-        return (self.experiment, self.beside) == (row.experiment, row.label)
+        """Whether it was published for what this row ran; experiments of one name may give one label to several."""
+        return (self.experiment, self.beside) == (row.experiment, row.label) and not self.runs.isdisjoint(row.runs)
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether it stands in any table of results; what does not is told in its note alone."""
+        return any(key in FIGURES for key in self.cells)
 
     def text(self, key: str) -> str | None:
-        """A cell in the units of the source, not rounded, `mean [low, high]`; None where it prints nothing."""
+        """A cell in the units of the source, not rounded, `mean [low, high]` or text; None where it prints nothing."""
         value = self.cells.get(key)
         if value is None:
             return None
-        if key not in FIGURES:
+        if key not in FIGURES or isinstance(value, str):
             return _fact(value)
         mean, *band = value
-        if not band:
-            return _fact(mean)
-        digits = max(len(str(end).partition(".")[2]) for end in band)
-        low, high = (f"{end:,.{digits}f}" for end in band)
-        return f"{_fact(mean)} [{low}, {high}]"
+        digits = max(map(_digits, band), default=0)
+        shown = _fact(mean)
+        if band or (key in _SHARES and isinstance(mean, float)):
+            shown = f"{mean:,.{max(digits, _digits(mean), 2 if key in _SHARES else 0)}f}"
+        return f"{shown} [{', '.join(f'{end:,.{digits}f}' for end in band)}]" if band else shown
 
     def to_dict(self) -> dict[str, Any]:
         """The quote as plain JSON values in our units; the schema is in `docs/json.md`."""
@@ -92,24 +104,32 @@ class Quote:
             "source": self.source,
             "trust": self.trust,
             **{OURS.get(key, key): self._spread(key) for key in FIGURES},
+            "texts": {key: value for key, value in self.cells.items() if key in FIGURES and isinstance(value, str)},
             **{key: self.cells.get(key) for key in FACTS},
             "n": self.n,
             "note": self.note,
         }
 
     def _spread(self, key: str) -> dict[str, Any] | None:
-        """A figure as a spread in our units, shares as fractions."""
-        if key not in self.cells:
+        """A figure as a spread in our units, shares as fractions; None for one that is text."""
+        if key not in self.cells or isinstance(self.cells[key], str):
             return None
         numbers = [round(float(number) / FIGURES[key], 12) for number in self.cells[key]]
         low, high = numbers[1:] or (None, None)
         return {"mean": numbers[0], "low": low, "high": high, "std": None, "n": self.n}
 
 
-def _figure(value: Any) -> tuple[Any, ...]:
+def _figure(value: Any) -> tuple[Any, ...] | str:
+    if isinstance(value, str):
+        return value
     numbers = tuple(value) if isinstance(value, Sequence) else (value,)
     assert len(numbers) in (1, 3), f"a quoted number is a mean, or mean, low and high: {value!r}"
     return numbers
+
+
+def _digits(number: float) -> int:
+    """Decimals that a number needs."""
+    return len(str(number).partition(".")[2])
 
 
 def _fact(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -94,9 +95,13 @@ class LayerRow:
 class Row:
     """Every run of one setting, in the units of `result.json`: accuracies and densities are fractions, times seconds.
 
+    `setting` is what the runs have in common, see `result.json`; None for results of versions that did not write it.
+    `epochs` is what was planned, of such results what was trained; `epochs_trained` is less where a schedule ended runs.
     `accuracy` and `accuracy_best` are None when the metric is another; `metric` always holds it. `density` is remaining
     over targeted weights (None without targets); `remaining_of_all` counts the weights that were not targeted as
-    remaining. `compression` maps an accounting to 1 - bytes / float32 bytes of the dense model.
+    remaining. `compression` maps an accounting to 1 - bytes / float32 bytes of the dense model; a dense network has no
+    mask to count, and None there. `machines` are those that trained the runs, as far as is known. `apart` says what
+    tells the row from others of its label.
     """
 
     label: str
@@ -132,6 +137,10 @@ class Row:
     peak_device_memory: Spread | None
     macs: MacsRow
     at_epochs: tuple[EpochRow, ...]
+    setting: str | None
+    epochs_trained: Spread
+    machines: tuple[str, ...]
+    apart: str = ""
 
     @property
     def n(self) -> int:
@@ -151,17 +160,20 @@ class Row:
 def summarize(results: Iterable[Result], *, epochs: Sequence[int] = (), metrics: Metrics | None = None) -> list[Row]:
     """Group results into rows.
 
-    Runs belong to one row when experiment, label, method, model, data set, number of epochs, numbers of training and
-    validation examples, metric and precision agree. Rows keep the order in which their first run appears, except that
-    the rows of one experiment, model (of one size) and data set stand together and start with its dense baselines.
+    Runs belong to one row when experiment, label and setting agree. For results of versions that did not write the
+    setting, these are method, model, data set, number of epochs, numbers of training and validation examples, metric
+    and precision. Rows keep the order in which their first run appears, except that the rows of one experiment, model
+    (of one size) and data set stand together and start with its dense baselines.
 
     Args:
         results: Validated `result.json` contents, in the order of the plan.
-        epochs: Epochs to look up for `Row.at_epochs`; a row that trained for fewer has none.
+        epochs: Epochs to look up for `Row.at_epochs`; a row of which a run trained for fewer has none.
         metrics: The epochs of every run; needed with `epochs`.
 
     Returns:
-        The rows. Extra training time refers to the first dense row of the same experiment, model and data set.
+        The rows. Extra training time refers to the first dense row of the same experiment and conditions (model and
+        data section, batch size, passes, precision, number of training examples), at equal seed, device, thread count
+        and machine; for results that do not tell their conditions, of the same model, size and data set.
 
     Raises:
         ConfigError: No run trained for as many epochs, or the metrics of one that did lack an epoch.
@@ -169,45 +181,62 @@ def summarize(results: Iterable[Result], *, epochs: Sequence[int] = (), metrics:
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
         groups.setdefault(_setting(result), []).append(result)
-    _require_reached(epochs, [group[0] for group in groups.values()])
+    _require_reached(epochs, [result for group in groups.values() for result in group])
     blocks: dict[tuple[Any, ...], list[list[Result]]] = {}
     for group in groups.values():
         blocks.setdefault(_block(group[0]), []).append(sorted(group, key=lambda result: int(result["seed"])))
-    rows: list[Row] = []
-    for block in blocks.values():
-        ordered = sorted(block, key=lambda group: group[0]["method"] != DENSE)
-        baseline = ordered[0] if ordered[0][0]["method"] == DENSE else None
-        rows += [
-            replace(
-                _row(group),
-                extra_time=_extra_time(group, baseline),
-                at_epochs=tuple(_at_epoch(group, e, metrics or {}) for e in epochs if e <= group[0]["epochs"]),
-            )
-            for group in ordered
-        ]
-    return rows
+    ordered = [
+        group for block in blocks.values() for group in sorted(block, key=lambda group: group[0]["method"] != DENSE)
+    ]
+    baselines: dict[str, list[Result]] = {}
+    for group in ordered:
+        if group[0]["method"] == DENSE:
+            baselines.setdefault(_conditions(group[0]), group)
+    return [
+        replace(
+            _row(group),
+            extra_time=_extra_time(group, baselines.get(_conditions(group[0]))),
+            at_epochs=tuple(_at_epoch(group, e, metrics or {}) for e in epochs if e <= _shortest(group)),
+        )
+        for group in ordered
+    ]
 
 
 def repeated_seeds(rows: Iterable[Row]) -> list[str]:
-    """One sentence for each row that holds a seed twice: run folders of different settings under one label."""
+    """One sentence for each row that holds a seed twice: copies of a run, or settings that old results do not tell."""
     sentences = []
     for row in rows:
         repeated = sorted({seed for seed in row.seeds if row.seeds.count(seed) > 1})
         if repeated:
-            sentences.append(
-                f"{row.label!r} holds several runs of seed {', '.join(map(str, repeated))}: the folder has runs of an "
-                "earlier form of the experiment; report the experiment file instead to see only its present runs"
+            twice = len(set(row.runs)) < len(row.runs)
+            why = (
+                "the folders hold the same run more than once; report one of them"
+                if twice
+                else "they were trained under different settings, which results of earlier versions do not tell apart; "
+                "report the experiment file instead to see only its runs"
             )
+            sentences.append(f"{row.label!r} holds several runs of seed {', '.join(map(str, repeated))}: {why}")
     return sentences
 
 
 def _setting(result: Result) -> tuple[Any, ...]:
+    if "setting" in result:
+        return result["experiment"], result["label"], result["setting"]
     keys = ("experiment", "label", "method", "model", "data", "epochs", "n_train")
     return (*(result[key] for key in keys), _metric(result)["name"], _validation(result), _precision(result))
 
 
 def _block(result: Result) -> tuple[Any, ...]:
     return (*(result[key] for key in ("experiment", "model", "data")), result["counts"]["weights_total"])
+
+
+def _conditions(result: Result) -> str:
+    """What a dense run must share to be a baseline, as text."""
+    told = result.get("conditions")
+    if told is None:
+        return json.dumps(_block(result))
+    shared = {key: value for key, value in told.items() if key != "machines"}
+    return json.dumps([result["experiment"], result["n_train"], shared], sort_keys=True)
 
 
 def _metric(result: Result) -> Mapping[str, Any]:
@@ -234,13 +263,15 @@ def _row(group: Sequence[Result]) -> Row:
         return spread(lambda result: _metric(result).get(key))
 
     accountings = dict.fromkeys(name for result in group for name in result["bytes"])
+    trained = spread(lambda result: result["epochs"])
+    assert trained is not None, "every result tells its epochs"
     return Row(
         label=first["label"],
         experiment=first["experiment"],
         method=first["method"],
         model=first["model"],
         data=first["data"],
-        epochs=first["epochs"],
+        epochs=first.get("epochs_planned", first["epochs"]),
         seeds=tuple(result["seed"] for result in group),
         runs=tuple(result["run"] for result in group),
         devices=tuple(sorted({result["device"] for result in group})),
@@ -259,7 +290,7 @@ def _row(group: Sequence[Result]) -> Row:
         peak_memory=spread(lambda result: result["memory"]["peak_rss"]),
         bytes={name: Spread.of(result["bytes"].get(name) for result in group) for name in accountings},
         compression={
-            name: Spread.of(_compression(result, name) for result in group)
+            name: None if first["method"] == DENSE else Spread.of(_compression(result, name) for result in group)
             for name in accountings
             if name != "dense_float32"
         },
@@ -283,11 +314,18 @@ def _row(group: Sequence[Result]) -> Row:
             convention=first["macs"].get("convention"),
         ),
         at_epochs=(),
+        setting=first.get("setting"),
+        epochs_trained=trained,
+        machines=tuple(sorted({_machine_name(machine) for result in group for machine in _machines(result)})),
     )
 
 
-def _require_reached(epochs: Sequence[int], settings: Sequence[Result]) -> None:
-    longest = max((result["epochs"] for result in settings), default=None)
+def _shortest(group: Sequence[Result]) -> int:
+    return min(int(result["epochs"]) for result in group)
+
+
+def _require_reached(epochs: Sequence[int], results: Sequence[Result]) -> None:
+    longest = max((result["epochs"] for result in results), default=None)
     for epoch in epochs:
         if longest is not None and epoch > longest:
             raise ConfigError(f"no run has an epoch {epoch}: the longest trained for {longest}; epochs count from 1")
@@ -349,8 +387,28 @@ def _epoch_seconds(result: Result) -> float:
     return float(result["seconds"]["train"] / max(1, result["epochs"]))
 
 
-def _pairing(result: Result) -> tuple[int, str, int]:
-    return result["seed"], result["device"], result["threads"]
+def _pairing(result: Result) -> tuple[Any, ...]:
+    return (
+        result["seed"],
+        same_device(result["device"]),
+        result["threads"],
+        json.dumps(_machines(result), sort_keys=True),
+    )
+
+
+def same_device(name: str) -> str:
+    """A device by one name: "cuda" is "cuda:0"."""
+    return "cuda:0" if name == "cuda" else name
+
+
+def _machines(result: Result) -> list[Mapping[str, Any]]:
+    return list(result.get("conditions", {}).get("machines", ()))
+
+
+def _machine_name(machine: Mapping[str, Any]) -> str:
+    parts = [machine.get("host"), machine.get("cpu"), f"{machine['cores']} cores" if machine.get("cores") else None]
+    gpu = machine.get("device")
+    return ", ".join(str(part) for part in (*parts, gpu if gpu != "cpu" else None) if part)
 
 
 def _layers(group: Sequence[Result]) -> tuple[LayerRow, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from supermask.report import form
 from supermask.report.content import FORMATS, Content, Failure, Settings, View, require_word
@@ -11,12 +12,14 @@ from supermask.report.grid import UNKNOWN, Grid, escape_markdown
 from supermask.report.latex import to_latex
 from supermask.report.quoted import FIGURES, Quote
 from supermask.report.statistics import Spread
-from supermask.report.summary import DENSE, Row, repeated_seeds
+from supermask.report.summary import Row, same_device
 from supermask.report.values import to_csv, to_json
 
 #: Short column headers for the accountings of `result.json`.
 ACCOUNTINGS = {"two_bit": "two-bit", "sparse_index": "index", "entropy": "entropy", "packed": "packed"}
 
+
+_ESTIMATED: Final = "* n < 20: quantiles are estimated by interpolation."
 
 #: Quantiles, and nothing that has to be asked for.
 DEFAULT = View()
@@ -88,9 +91,12 @@ def build(content: Content, view: View = DEFAULT) -> Document:
     grids = [_settings(table) for table in content.settings]
     if content.literature:
         grids.append(_literature(content.literature, _marks((*content.quotes, *content.literature))))
+    remarks = [f"{sentence}." for sentence in content.sentences]
     if content.rows or content.quotes:
-        grids += _Results(content, view).grids()
-    remarks = [f"{sentence}." for sentence in repeated_seeds(content.rows)]
+        results = _Results(content, view)
+        grids += results.grids()
+        if not results.quality().rows:  # no table to print them below
+            remarks += _sources(results.silent, results.marks)
     if content.missing:
         remarks.append(f"{content.missing:,} planned run{'s have' if content.missing > 1 else ' has'} no result yet.")
     failed = (_failed(content.failures),) if content.failures else ()
@@ -113,6 +119,7 @@ class _Results:
         self.rows, self.quotes, self.view = content.rows, content.quotes, view
         self.names = _names(content.rows)
         self.marks = _marks(content.quotes)
+        self.silent = [quote for quote in content.quotes if quote.note and not quote.has_figures]
         metrics = list(dict.fromkeys(row.metric.name for row in self.rows)) or ["accuracy"]
         short = [name.rpartition(":")[2] for name in metrics]
         self.units = dict(zip(metrics, short if len(set(short)) == len(short) else metrics))
@@ -143,7 +150,7 @@ class _Results:
         ]
         notes = []
         if any(self.starred(row) for row in self.rows):
-            notes.append("* n < 20: quantiles are estimated by interpolation.")
+            notes.append(_ESTIMATED)
         if best:
             notes.append("best epoch: chosen on the test set, therefore optimistic; compare by the last epoch.")
         lower = [self.units[row.metric.name] for row in self.rows if row.metric.better == "lower"]
@@ -152,18 +159,20 @@ class _Results:
             epochs = {q.cells["epochs"] for q in self.quotes if q.is_beside(row) and "epochs" in q.cells} - {row.epochs}
             notes += [f"{name}: {row.epochs:,} epochs here, {number:,} where quoted." for number in sorted(epochs)]
         shape = "mean [5 %, 95 %]" if self.view.spread == "quantiles" else "mean ± standard deviation"
-        return self.grid(f"Last epoch, {shape} over the runs", columns, notes)
+        return self.grid(f"Last epoch, {shape} over the runs", columns, notes, told=self.silent)
 
     def validation(self) -> Grid:
         kept = [(row, name) for row, name in zip(self.rows, self.names) if row.n_validation]
         metrics = list(dict.fromkeys(row.metric.name for row, _ in kept))
         columns = [
             _Column("held out", lambda row: f"{row.n_validation:,}"),
-            *self.measured("validation ", lambda row: row.metric.validation, metrics),
-            *self.measured("selected ", lambda row: row.metric.validation_selected, metrics),
+            *self.measured("validation ", lambda row: row.metric.validation, metrics, mark=True),
+            *self.measured("selected ", lambda row: row.metric.validation_selected, metrics, mark=True),
         ]
         lines = tuple((name, *(column.ours(row) for column in columns)) for row, name in kept)
+        shown = (spread for row, _ in kept for spread in (row.metric.validation, row.metric.validation_selected))
         notes = (
+            *self.estimated(shown),
             "validation: on training examples that were held out, last epoch.",
             "selected: on the test set, in the epoch that was best on the held-out examples.",
         )
@@ -180,15 +189,20 @@ class _Results:
         lines = []
         for row, name in zip(self.rows, self.names):
             for at in row.at_epochs:
-                values = (self.value(row, at.metric) if metric == row.metric.name else UNKNOWN for metric in self.units)
+                value = self.marked(self.value(row, at.metric), at.metric)
+                values = (value if metric == row.metric.name else UNKNOWN for metric in self.units)
                 loss = form.mean(at.test_loss, form.decimals(4))
-                lines.append((name, str(at.epoch), *values, loss, self.percent(at.density)))
-        asked = max((at.epoch for row in self.rows for at in row.at_epochs), default=0)
-        ends = dict.fromkeys(row.epochs for row in self.rows if row.epochs < asked)
-        notes = [
-            f"ends at epoch {end}: {'; '.join(name for row, name in zip(self.rows, self.names) if row.epochs == end)}."
-            for end in ends
-        ]
+                density = self.marked(self.percent(at.density), at.density)
+                lines.append((name, str(at.epoch), *values, loss, density))
+        notes = self.estimated(
+            spread for row in self.rows for at in row.at_epochs for spread in (at.metric, at.density)
+        )
+        asked = sorted({at.epoch for row in self.rows for at in row.at_epochs})
+        ends: dict[str, list[str]] = {}
+        for row, name in zip(self.rows, self.names):
+            if len(row.at_epochs) < len(asked):
+                ends.setdefault(_end(row, asked[len(row.at_epochs)]), []).append(name)
+        notes += [f"{end}: {'; '.join(names)}." for end, names in ends.items()]
         return Grid("At single epochs", headers, tuple(lines), notes=tuple(notes))
 
     def size(self) -> Grid:
@@ -210,7 +224,7 @@ class _Results:
 
     def cost(self) -> Grid:
         columns = [
-            _Column("epochs", lambda row: str(row.epochs), "epochs"),
+            _Column("epochs", lambda row: form.mean(row.epochs_trained, form.epochs), "epochs"),
             _Column("s/epoch", lambda row: form.mean(row.seconds_per_epoch, form.decimals(3)), "seconds_per_epoch"),
             _Column("training s", lambda row: form.mean(row.seconds_train, form.seconds)),
             _Column("extra %", self.extra, "extra_time"),
@@ -218,15 +232,21 @@ class _Results:
         ]
         if any(row.peak_device_memory for row in self.rows):
             columns.append(_Column("GPU MiB", lambda row: form.mean(row.peak_device_memory, form.mebibytes)))
-        notes = []
+        notes = [
+            f"{name}: {row.epochs:,} epochs planned, the schedule ended training earlier."
+            for row, name in zip(self.rows, self.names)
+            if row.epochs_trained.mean < row.epochs
+        ]
+        notes += self.estimated(row.extra_time.fraction for row in self.rows if row.extra_time)
         baselines = dict.fromkeys(repr(row.extra_time.baseline) for row in self.rows if row.extra_time)
         if baselines:
             over = " or ".join(baselines)
-            notes.append(f"extra: training time of an epoch over {over} at equal seed, device and threads.")
+            known = ", machine" if any(row.machines for row in self.rows) else ""
+            notes.append(f"extra: training time of an epoch over {over} at equal seed{known}, device and threads.")
         if any(row.extra_time and row.extra_time.pairs < row.n for row in self.rows):
             notes.append("extra: not every run has a baseline of its seed; only the pairs are compared.")
-        if len({(row.devices, row.threads) for row in self.rows}) > 1:
-            notes.append("The rows ran on different devices or thread counts: compare times with care.")
+        if len({(row.machines, frozenset(map(same_device, row.devices)), row.threads) for row in self.rows}) > 1:
+            notes.append("The rows ran on different machines, devices or thread counts: compare times with care.")
         return self.grid("Time and memory (means)", columns, notes)
 
     def macs(self) -> Grid:
@@ -238,8 +258,15 @@ class _Results:
         headers = ("label", "dense", "remaining", "remaining %")
         return Grid("Multiply-accumulates (MACs) for one input (means)", headers, lines, notes=tuple(notes))
 
-    def grid(self, title: str, columns: Sequence[_Column], notes: Sequence[str]) -> Grid:
-        """Our rows, each followed by what was published for it, then quotes that stand beside none of them."""
+    def grid(self, title: str, columns: Sequence[_Column], notes: Sequence[str], *, told: Sequence[Quote] = ()) -> Grid:
+        """Our rows, each followed by what was published for it, then quotes that stand beside none of them.
+
+        Args:
+            title: Of the table.
+            columns: All but the labels.
+            notes: Come first.
+            told: Quotes without a line of their own whose notes are printed.
+        """
         lines: list[tuple[str, ...]] = []
         shown: list[Quote] = []
 
@@ -249,24 +276,32 @@ class _Results:
                 shown.append(quote)
                 lines.append((f"{name}quoted [{self.marks[quote.source]}]", *(_quoted(quote, key) for key in keys)))
 
-        alone = list(self.quotes)
         for row, name in zip(self.rows, self.names):
             lines.append((name, *(column.ours(row) for column in columns)))
             for quote in [quote for quote in self.quotes if quote.is_beside(row)]:
                 quote_line("  ", quote)
-                alone.remove(quote)
-        for quote in alone:
+        for quote in [quote for quote in self.quotes if not any(map(quote.is_beside, self.rows))]:
             quote_line(f"{quote.label}, ", quote)
         headers = ("label", *(column.header for column in columns))
-        return Grid(title, headers, tuple(lines), notes=(*notes, *_sources(shown, self.marks)))
+        return Grid(title, headers, tuple(lines), notes=(*notes, *_sources([*shown, *told], self.marks)))
 
     def measured(
-        self, what: str, value: Callable[[Row], Spread | None], metrics: Iterable[str], quoted: str = ""
+        self,
+        what: str,
+        value: Callable[[Row], Spread | None],
+        metrics: Iterable[str],
+        quoted: str = "",
+        *,
+        mark: bool = False,
     ) -> list[_Column]:
         """One column for each of the metrics, filled where a row is judged by it."""
 
+        def shown(row: Row) -> str:
+            text = self.value(row, value(row))
+            return self.marked(text, value(row)) if mark else text
+
         def cell(name: str) -> Callable[[Row], str]:
-            return lambda row: self.value(row, value(row)) if row.metric.name == name else UNKNOWN
+            return lambda row: shown(row) if row.metric.name == name else UNKNOWN
 
         return [_Column(self.header(what, name), cell(name), quoted if name == "accuracy" else "") for name in metrics]
 
@@ -283,7 +318,15 @@ class _Results:
 
     def extra(self, row: Row) -> str:
         fraction = row.extra_time.fraction if row.extra_time else None
-        return form.spread(fraction, self.view.spread, form.signed_percent)
+        return self.marked(form.spread(fraction, self.view.spread, form.signed_percent), fraction)
+
+    def marked(self, text: str, value: Spread | None) -> str:
+        """A cell of a table that does not show n, with a star after estimated quantiles."""
+        return f"{text}*" if self.view.spread == "quantiles" and form.estimated(value) else text
+
+    def estimated(self, shown: Iterable[Spread | None]) -> list[str]:
+        """What the star means, where one is shown."""
+        return [_ESTIMATED] if self.view.spread == "quantiles" and any(map(form.estimated, shown)) else []
 
     def starred(self, row: Row) -> bool:
         return self.view.spread == "quantiles" and row.estimated and row.n > 1
@@ -361,8 +404,14 @@ def _quoted(quote: Quote, key: str) -> str:
 
 
 def _compression(accounting: str) -> Callable[[Row], str]:
-    # a dense network has no mask to count
-    return lambda row: UNKNOWN if row.method == DENSE else form.mean(row.compression.get(accounting), form.percent)
+    return lambda row: form.mean(row.compression.get(accounting), form.percent)
+
+
+def _end(row: Row, lacking: int) -> str:
+    """Why a row has no epoch of that number."""
+    if row.epochs_trained.std:
+        return f"no epoch {lacking}, as a run ended before it"
+    return f"ends at epoch {row.epochs_trained.mean:.0f}"
 
 
 def _macs_share(row: Row) -> str:
@@ -397,7 +446,8 @@ def _runs_of(failures: Sequence[Failure]) -> tuple[str, str, str]:
     """Run, labels and seeds; the seeds of each label unless all labels have the same."""
     seeds: dict[str, list[str]] = {}
     for failure in failures:
-        seeds.setdefault(failure["label"], []).append(str(failure["seed"]))
+        seed = UNKNOWN if failure["seed"] is None else str(failure["seed"])
+        seeds.setdefault(failure["label"] or UNKNOWN, []).append(seed)
     of_each = [", ".join(found) for found in seeds.values()]
     more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
     together = of_each[:1] if len(set(of_each)) == 1 else of_each
@@ -415,6 +465,11 @@ def _names(rows: Sequence[Row]) -> list[str]:
                 for index in same:
                     part = shape.format(getattr(rows[index], key))
                     names[index] = part + name if part.endswith(" ") else name + part
+    for name in {name for name in names if names.count(name) > 1}:
+        for index in [index for index, other in enumerate(names) if other == name]:
+            row = rows[index]
+            part = row.apart or (f"setting {row.setting}" if row.setting else "")
+            names[index] = f"{name}, {part}" if part else name
     precisions = [row.precision for row in rows]
     return [
         name if precision == "float32" or precision in name else f"{name} ({precision})"

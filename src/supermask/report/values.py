@@ -12,7 +12,7 @@ from supermask.errors import ConfigError
 from supermask.report.content import Content, View
 from supermask.report.grid import Grid
 from supermask.report.quoted import FIGURES, OURS, Quote
-from supermask.report.summary import Row, repeated_seeds
+from supermask.report.summary import Row
 
 
 def to_json(content: Content) -> str:
@@ -26,7 +26,7 @@ def to_json(content: Content) -> str:
         ],
         "failed": listed,
         "missing": content.missing,
-        "notes": repeated_seeds(content.rows),
+        "notes": content.sentences,
         "quoted": [quote.to_dict() for quote in (*_alone(content), *content.literature)],
         "settings": [
             {"title": table.title, "headers": list(table.headers), "rows": [list(row) for row in table.rows]}
@@ -130,7 +130,7 @@ _SPREADS = (
     *("accuracy", "accuracy_best", "test_loss", "train_loss", "weights_total", "weights_targeted"),
     *("weights_remaining", "density", "remaining_of_all", "seconds_train", "seconds_per_epoch", "peak_memory"),
     *("peak_device_memory", "last", "best", "validation_selected", "validation", "dense", "remaining", "value"),
-    *("fraction", "seconds"),
+    *("fraction", "seconds", "epochs_trained"),
 )
 
 

@@ -33,6 +33,7 @@ KEEP_MEMORY: Final = {
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
 _READY: Final = "ready"  # a worker has started
+_BEGUN: Final = "begun"  # a worker has taken its job
 _IDLE: Final = "idle"  # a worker has done its job
 _QUIT: Final = "quit"  # the driver has no more of them
 
@@ -56,7 +57,8 @@ def run_jobs(
         workers: Number of processes, at least 1.
         threads: Threads of each.
         on_message: Gets what a task sends, in this process.
-        on_death: Gets a job whose worker died, and why; the job is not tried again.
+        on_death: Gets a job whose worker died, and why; the job is not tried again. A job that was given to a worker which
+            had died after its last one goes to another.
         on_stop: Called after Ctrl-C, before the workers get :data:`STOP_SECONDS`; a second Ctrl-C kills them at once.
 
     Raises:
@@ -74,7 +76,10 @@ def run_jobs(
                     pool.remove(worker)
                     why = worker.why_dead()
                     worker.require_started()
-                    on_death(worker.job, why)
+                    if worker.died_between_jobs:
+                        waiting.appendleft(worker.job)
+                    else:
+                        on_death(worker.job, why)
                 elif worker.idle:
                     if waiting:
                         worker.give(waiting.popleft())
@@ -102,12 +107,13 @@ class _Worker(Generic[J]):
             self.process.start()
         other.close()  # so that the death of the worker ends the pipe
         self.ready = False
+        self.done = 0  # jobs
         self.give(job)
 
     def give(self, job: J) -> None:
         """Send a job."""
         self.job = job
-        self.idle = False
+        self.idle = self.begun = False
         with contextlib.suppress(OSError):  # died just now: read() will notice
             self.connection.send(job)
 
@@ -123,10 +129,18 @@ class _Worker(Generic[J]):
                 return False
             if message == _READY:
                 self.ready = True
+            elif message == _BEGUN:
+                self.begun = True
             elif message == _IDLE:
                 self.idle = True
+                self.done += 1
             else:
                 on_message(message)
+
+    @property
+    def died_between_jobs(self) -> bool:
+        """Of a dead worker: whether its job is as good as new. A worker's first job may be what kills it."""
+        return self.done > 0 and not self.begun
 
     def drain(self) -> None:
         """Throw away what the worker has sent, whole messages or not: a full pipe would keep it from ending."""
@@ -215,6 +229,7 @@ def _work(connection: Connection, task: Task[Any]) -> None:
     with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):  # the driver is gone, or wants an end
         while not stopping and (job := connection.recv()) != _QUIT:
             at_work = True
+            send(_BEGUN)
             task(job, send, lambda: stopping)
             send(_IDLE)
             at_work = False
