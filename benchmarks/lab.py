@@ -1,6 +1,7 @@
 """What the lab itself costs: how much of the time of an experiment's workers goes into training steps.
 
     python benchmarks/lab.py [--runs 20] [--seconds 30] [--workers N] [--model fcn|conv2] [--method NAME]
+        [--test-every N]
 
 Trains runs of about that many seconds each on worker processes, on random images of MNIST's (fcn) or CIFAR-10's (conv2) size
 in an npz file, with all that a run does: initial weights, evaluation after every epoch, checkpoints each minute, result
@@ -43,7 +44,7 @@ def write_images(path: Path, model: str) -> None:
     np.savez(path, **arrays)
 
 
-def experiment(images: Path, model: str, method: str, epochs: int, runs: int) -> Experiment:
+def experiment(images: Path, model: str, method: str, epochs: int, runs: int, test_every: int) -> Experiment:
     """As many runs as there are seeds."""
     raw: dict[str, Any] = {
         "name": "lab",
@@ -52,6 +53,7 @@ def experiment(images: Path, model: str, method: str, epochs: int, runs: int) ->
         "method": {"name": method},
         "train": {
             "epochs": epochs,
+            "test_every": test_every,
             "optimizer": {"name": "sgdw", "lr": 1e-3, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-5},
             "schedule": {"name": "cosine"},
         },
@@ -98,19 +100,22 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--model", choices=list(SHAPES), default="fcn")
     parser.add_argument("--method", default="signed-supermask")
+    parser.add_argument("--test-every", type=int, default=1, help="epochs from one test to the next")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         images, out = Path(folder) / "images.npz", Path(folder) / "runs"
         write_images(images, asked.model)
-        one_epoch = experiment(images, asked.model, asked.method, 1, 1)
+        one_epoch = experiment(images, asked.model, asked.method, 1, 1, 1)
         (epoch,) = measure(expand(one_epoch), Runner(), workers=1).values()
         epochs = max(1, round(asked.seconds / epoch))
-        chosen = experiment(images, asked.model, asked.method, epochs, asked.runs)
+        chosen = experiment(images, asked.model, asked.method, epochs, asked.runs, asked.test_every)
         wall, events = train(chosen, out, asked.workers)
         seconds = [result["seconds"] for result in read_results(out)]
         gaps = warm_starts(chosen, events, out, asked.workers)
     print(f"benchmarks/lab.py: {machine()}, {asked.workers} workers of 1 thread, wall time")
-    print(f"{asked.runs} runs of {asked.model}, {asked.method}, {epochs} epochs: {wall:.1f} s")
+    print(
+        f"{asked.runs} runs of {asked.model}, {asked.method}, {epochs} epochs, tested every {asked.test_every}: {wall:.1f} s"
+    )
     total = {key: sum(run[key] for run in seconds) for key in ("train", "evaluate", "total")}
     starting = sum(sorted(when for when, event in events if event.kind == "started")[: asked.workers])
     ends = sorted(when for when, event in events if event.kind == "done")[-asked.workers :]

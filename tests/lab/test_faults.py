@@ -25,7 +25,7 @@ from supermask.lab.runner import Job, Runner, after_death
 from supermask.lab.store import read_failures, read_results, run_folder
 
 from .drivers import epochs_done, group_is_alive, kill, start_driver, wait_until, workers_of
-from .helpers import assert_same_run, experiment, only_run, run_here
+from .helpers import HERE, assert_same_run, experiment, only_run, run_here
 
 OWN = {"model": {"name": "userparts:build"}, "train.epochs": 3, "train.batch_size": 400}  # 4 steps an epoch
 SLOW = {"model": {"name": "userparts:build"}, "train.epochs": 12}
@@ -331,7 +331,9 @@ def test_a_plug_in_that_cannot_be_imported_in_a_worker(tmp_path):
 def test_a_model_that_leaves_the_process(tmp_path):
     vary = {"variant": {"leaving": {"model": {"name": "userparts:build_leaving"}}, "good": {}}}
     outcome = run_here({}, tmp_path, vary=vary)
-    assert [event.message for event in outcome.failed] == ["SystemExit: no licence"]
+    assert [event.message for event in outcome.failed] == [
+        f"SystemExit: no licence ({HERE / 'userparts.py'}, line 48, in build_leaving)"
+    ]
     assert [event.label for event in outcome.done] == ["good"]
 
 

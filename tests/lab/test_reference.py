@@ -20,10 +20,10 @@ from .helpers import experiment
 LOSS = """
     from torch.nn.functional import cross_entropy
 
-    import helpers
+    import factors
 
     def loss(output, target):
-        return cross_entropy(output, target) * helpers.FACTOR
+        return cross_entropy(output, target) * factors.FACTOR
 
     def lazy():
         import later
@@ -34,7 +34,7 @@ LOSS = """
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
     """Nothing that a test imports outlives it."""
-    names = ("mym", "helpers", "later", "deep", "bare", "place")
+    names = ("mym", "factors", "later", "deep", "bare", "place")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     before = set(sys.modules)
@@ -58,13 +58,13 @@ def write(folder, files):
 def two(tmp_path):
     """Two folders whose files have the same names."""
     return [
-        write(tmp_path / name, {"mym.py": LOSS, "helpers.py": f"FACTOR = {factor}", "later.py": f"NAME = {name!r}"})
+        write(tmp_path / name, {"mym.py": LOSS, "factors.py": f"FACTOR = {factor}", "later.py": f"NAME = {name!r}"})
         for name, factor in (("one", 1.0), ("two", 2.0))
     ]
 
 
 def helpers_of(loss):
-    return loss.__globals__["helpers"].FACTOR
+    return loss.__globals__["factors"].FACTOR
 
 
 def test_each_folder_has_its_own_modules_and_siblings(two):
@@ -95,7 +95,7 @@ def test_modules_that_the_program_has_imported_stay_where_they_are(two, monkeypa
     other = resolve("mym:loss", two[1], "train.loss")
     assert helpers_of(other) == 2.0
     assert sys.modules["mym"] is mym
-    assert sys.modules["helpers"].FACTOR == 1.0
+    assert sys.modules["factors"].FACTOR == 1.0
     assert resolve("mym:loss", two[0], "train.loss") is mym.loss
     assert resolve("mym:loss", two[1], "train.loss") is other
     assert sys.modules["mym"] is mym
@@ -133,10 +133,10 @@ def test_what_cannot_be_imported(tmp_path):
         ConfigError, match=rf"cannot import 'absent_module'.*looked in {tmp_path}, the installed packages"
     ):
         resolve("absent_module:f", tmp_path, "train.loss")
-    write(tmp_path, {"mym.py": "import helpers", "helpers.py": "1 / 0"})
+    write(tmp_path, {"mym.py": "import factors", "factors.py": "1 / 0"})
     with pytest.raises(ConfigError, match=r"cannot import 'mym' \(ZeroDivisionError"):
         resolve("mym:f", tmp_path, "train.loss")
-    write(tmp_path, {"helpers.py": "x = 1 + 0 + 0"})
+    write(tmp_path, {"factors.py": "x = 1 + 0 + 0"})
     with pytest.raises(ConfigError, match=r"mym\.py has no function or class 'f'"):
         resolve("mym:f", tmp_path, "train.loss")
 

@@ -14,7 +14,7 @@ from supermask.lab.run import run_experiment
 from supermask.lab.store import read_failures, read_results
 
 from .drivers import epochs_done, group_is_alive, start_driver, wait_until
-from .helpers import assert_same_run, experiment, only_run, run_here
+from .helpers import HERE, assert_same_run, experiment, only_run, run_here
 
 OWN = {"name": "userparts:build"}
 
@@ -48,7 +48,9 @@ def test_one_failed_and_one_killed_run_among_good_ones(tmp_path):
     outcome = run_experiment(experiment(vary=vary), out=tmp_path, workers=1)
     assert [event.label for event in outcome.done] == ["first", "last"]
     messages = {event.label: event.message for event in outcome.failed}
-    assert messages["broken"] == "RuntimeError: this model cannot be built"
+    assert messages["broken"] == (
+        f"RuntimeError: this model cannot be built ({HERE / 'userparts.py'}, line 44, in build_broken)"
+    )
     assert messages["deadly"] == "worker killed by signal 9; run the same command to resume"
     assert "training diverged" in messages["diverging"]
     assert {failure["label"]: failure["error"] for failure in read_failures(tmp_path)} == messages

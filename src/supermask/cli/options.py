@@ -18,6 +18,14 @@ Experiment = Annotated[
         autocompletion=complete.experiments,
     ),
 ]
+MaybeExperiment = Annotated[
+    str | None,
+    typer.Argument(
+        help="A YAML file, or the name of an experiment that ships. Without it: what ships.",
+        metavar="NAME",
+        autocompletion=complete.experiments,
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the file: train.epochs=3. May be repeated."),

@@ -7,27 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from supermask.cli import complete
-from supermask.cli.options import AsJson, DataDir, Out, Settings
+from supermask.cli.options import AsJson, DataDir, MaybeExperiment, Out, Settings
 from supermask.cli.run import Device, Threads, Workers
 from supermask.errors import ConfigError
 
 if TYPE_CHECKING:
     from supermask.lab.store import RunFolder
 
-Name = Annotated[
-    str | None,
-    typer.Argument(
-        help="A YAML file, or the name of an experiment that ships. Without it: what ships.",
-        metavar="NAME",
-        autocompletion=complete.experiments,
-    ),
-]
 Measure = Annotated[bool, typer.Option("--measure", help="Train a few steps of each setting to tell its cost.")]
 
 
 def plan(
-    experiment: Name = None,
+    experiment: MaybeExperiment = None,
     settings: Settings = None,
     out: Out = Path("runs"),
     measure: Measure = False,
