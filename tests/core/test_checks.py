@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 import supermask.core.sparsifier
 from supermask import Initializer, Method, SignedSupermask, Sparsifier, check_method
 from supermask.core.checks import CHECKS, Report, Result, run_check
-from supermask.core.parametrizations import Masked, Scored
+from supermask.core.parametrizations import Masked, Thresholded
 from supermask.core.zoo import ZOO
 from supermask.errors import ConformanceError, HyperparameterError, UnsupportedModuleError
 
@@ -109,11 +109,11 @@ class MovesFrozenWeights(Method):
     def setup(self, s: Sparsifier) -> None:
         for target in s.targets:
             weight = target.parameter.detach()
-            s.install_score(target, Scored(weight, -0.01, 0.01), weight)
+            s.install_score(target, Thresholded(weight, -0.01, 0.01), weight)
 
     def after_step(self, s: Sparsifier) -> None:
         for target in s.targets:
-            assert isinstance(target.parametrization, Scored)
+            assert isinstance(target.parametrization, Thresholded)
             assert target.parametrization.frozen is not None
             target.parametrization.frozen.mul_(0.999)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from supermask.core.parametrizations import Masked, Scored
+from supermask.core.parametrizations import Masked, Selected, Thresholded
 from supermask.tensors.philox import Stream
 
 from .helpers import noise
@@ -49,7 +49,7 @@ def code(values: Tensor, low: float, high: float) -> Tensor:
 @pytest.mark.parametrize("frozen", FROZEN)
 def test_forward_and_straight_through_gradient(frozen: str, thresholds: str, fixed: bool) -> None:
     weight, (low, high), score = FROZEN[frozen](), THRESHOLDS[thresholds], scores()
-    scored = Scored(weight, low, high, fixed_thresholds=fixed)
+    scored = Thresholded(weight, low, high, fixed_thresholds=fixed)
     stored = scored.stored_score(score).clone().requires_grad_()
 
     effective = scored(stored)
@@ -69,38 +69,38 @@ def test_forward_and_straight_through_gradient(frozen: str, thresholds: str, fix
 
 def test_the_sign_is_absorbed_only_where_that_is_exact() -> None:
     w = constant()
-    assert Scored(w, -TAU, TAU).absorbed
-    assert not Scored(w, -TAU, TAU, fixed_thresholds=False).absorbed
-    assert not Scored(w, -math.inf, TAU).absorbed
-    assert not Scored(FROZEN["uniform"](), -TAU, TAU).absorbed
-    assert not Scored(torch.zeros(SHAPE), -TAU, TAU).absorbed
+    assert Thresholded(w, -TAU, TAU).absorbed
+    assert not Thresholded(w, -TAU, TAU, fixed_thresholds=False).absorbed
+    assert not Thresholded(w, -math.inf, TAU).absorbed
+    assert not Thresholded(FROZEN["uniform"](), -TAU, TAU).absorbed
+    assert not Thresholded(torch.zeros(SHAPE), -TAU, TAU).absorbed
     almost = constant()
     almost[-1, -1] *= 1 + 1e-15
-    assert not Scored(almost, -TAU, TAU).absorbed
+    assert not Thresholded(almost, -TAU, TAU).absorbed
 
 
 def test_what_is_kept_of_a_frozen_weight() -> None:
     """Nothing when the seed knows the signs, a byte a weight when they were given, all of it otherwise."""
 
-    def kept(scored: Scored) -> int:
+    def kept(scored: Thresholded) -> int:
         buffers = {name: b for name, b in scored.named_buffers() if name not in ("low", "high")}
         return sum(b.numel() * b.element_size() for b in buffers.values())
 
-    assert kept(Scored(constant(), -TAU, TAU, origin=(2, "w"))) == 0
-    assert kept(Scored(constant(), -TAU, TAU)) == 35
-    assert kept(Scored(constant(), -math.inf, TAU, origin=(2, "w"))) == 35
-    assert kept(Scored(FROZEN["normal"](), -TAU, TAU)) == 35 * 8
+    assert kept(Thresholded(constant(), -TAU, TAU, origin=(2, "w"))) == 0
+    assert kept(Thresholded(constant(), -TAU, TAU)) == 35
+    assert kept(Thresholded(constant(), -math.inf, TAU, origin=(2, "w"))) == 35
+    assert kept(Thresholded(FROZEN["normal"](), -TAU, TAU)) == 35 * 8
 
 
 def test_signs_drawn_again_are_those_that_were_given() -> None:
-    drawn, given = Scored(constant(), -TAU, TAU, origin=(2, "w")), Scored(constant(), -TAU, TAU)
+    drawn, given = Thresholded(constant(), -TAU, TAU, origin=(2, "w")), Thresholded(constant(), -TAU, TAU)
     assert torch.equal(drawn.signs(), given.signs())
     assert torch.equal(drawn.frozen_weight(), constant())
 
 
 def test_state_holds_scale_and_thresholds() -> None:
-    saved = Scored(constant(0.3), -TAU, TAU).state_dict()
-    other = Scored(-constant(0.1), -0.1, 0.1)
+    saved = Thresholded(constant(0.3), -TAU, TAU).state_dict()
+    other = Thresholded(-constant(0.1), -0.1, 0.1)
     other.load_state_dict(saved)
     assert torch.equal(other.frozen_weight(), constant(0.3))
     values = scores()
@@ -109,7 +109,7 @@ def test_state_holds_scale_and_thresholds() -> None:
 
 def test_a_loaded_threshold_acts_in_the_forward_pass() -> None:
     """It is read from the state, not computed again."""
-    scored = Scored(constant(), -0.1, 0.1)
+    scored = Thresholded(constant(), -0.1, 0.1)
     scored.load_state_dict(scored.state_dict() | {"low": torch.tensor(-2.0), "high": torch.tensor(2.0)})
     assert not bool(scored(torch.full(SHAPE, 1.9, dtype=torch.float64)).any())
     assert bool(scored(torch.full(SHAPE, 2.1, dtype=torch.float64)).all())
@@ -118,9 +118,9 @@ def test_a_loaded_threshold_acts_in_the_forward_pass() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_code_is_exactly_minus_one_zero_or_one(dtype: torch.dtype) -> None:
     for low in (-TAU, -math.inf):
-        scored = Scored(torch.ones(SHAPE, dtype=dtype), low, TAU)
+        scored = Thresholded(torch.ones(SHAPE, dtype=dtype), low, TAU)
         assert set(scored(scores().to(dtype)).unique().tolist()) <= {-1.0, 0.0, 1.0}
-        drawn = Scored(constant().to(dtype), low, TAU)
+        drawn = Thresholded(constant().to(dtype), low, TAU)
         assert set(drawn(scores().to(dtype)).abs().unique().tolist()) <= {0.0, drawn.scale}
 
 
@@ -129,7 +129,7 @@ def test_the_threshold_is_compared_in_the_dtype_of_the_score() -> None:
     score = torch.tensor([[0.01, -0.01]], dtype=torch.float32)
     weight = torch.tensor([[0.5, -0.5]])
     for fixed in (True, False):
-        scored = Scored(weight, -0.01, 0.01, fixed_thresholds=fixed)
+        scored = Thresholded(weight, -0.01, 0.01, fixed_thresholds=fixed)
         assert not bool(scored(scored.stored_score(score)).any())
         assert not bool(scored.remaining(scored.stored_score(score)).any())
 
@@ -157,3 +157,41 @@ def test_masked_keeps_the_dtype(dtype: torch.dtype) -> None:
     mask = torch.tensor([True, False, True])
     assert Masked(mask)(dense).dtype == dtype
     assert Masked(mask, dense_grad=True)(dense).dtype == dtype
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_selected_codes_and_their_straight_through_gradient(absolute: bool) -> None:
+    base, score = noise(*SHAPE, seed=1, dtype=torch.float64), scores()
+    score[1, 0] = 0.0
+    selected = Selected(base, absolute=absolute)
+    assert torch.equal(selected(score), base)  # all codes are 1 at first
+    codes = (torch.arange(35) % 3).reshape(SHAPE)
+    selected.select(codes)
+    stored = score.clone().requires_grad_()
+    effective = selected(stored)
+    assert torch.equal(effective, base * codes)
+    upstream = noise(*SHAPE, seed=4, dtype=torch.float64)
+    (effective * upstream).sum().backward()
+    sign = score.sign() if absolute else torch.ones_like(score)
+    assert stored.grad is not None
+    assert torch.equal(stored.grad, upstream * base * sign)
+    assert torch.equal(selected.remaining(stored), codes != 0)
+    assert torch.equal(selected.frozen_weight(), base)
+
+
+def test_selected_with_a_scale_and_another_slope() -> None:
+    """As MPT uses it: the sign of a weight times one magnitude forward, the weight itself backward."""
+    weight, score = noise(*SHAPE, seed=1, dtype=torch.float64), scores().requires_grad_()
+    selected = Selected(weight.sign(), slope=weight, absolute=False, scaled=True)
+    mask = scores() > 0
+    selected.select(mask, 0.25)
+    upstream = noise(*SHAPE, seed=4, dtype=torch.float64)
+    effective = selected(score)
+    assert torch.equal(effective, weight.sign() * mask * 0.25)
+    (effective * upstream).sum().backward()
+    assert score.grad is not None
+    assert torch.equal(score.grad, upstream * weight)
+    assert torch.equal(selected.frozen_weight(), weight)
+    other = Selected(torch.ones_like(weight), slope=torch.ones_like(weight), absolute=False, scaled=True)
+    other.load_state_dict(selected.state_dict())
+    assert torch.equal(other(score), effective)

@@ -13,6 +13,7 @@ FACTS = {
     "n_train": 8, "n_test": 2, "n_validation": 2, "input_shape": (64,),
     "seconds": {"total": 1.0, "train": 1.0, "evaluate": 0.0}, "memory": {}, "threads": 1, "device": "cpu",
     "starts": [{"cpu": "a processor", "cores": 2, "device": "cpu", "python": "3.11"}], "rounds": 1,
+        "notes": [],
 }  # fmt: skip
 TEST, HELD_OUT = [0.5, 0.9, 0.7, 0.9, 0.6], [0.8, 0.2, 0.8, 0.2, 0.3]
 

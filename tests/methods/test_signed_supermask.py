@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supermask import Initializer, SignedSupermask, Sparsifier, load_arrays, save_arrays
-from supermask.core.parametrizations import Scored
+from supermask.core.parametrizations import Thresholded
 from supermask.core.zoo import ZOO
 from supermask.errors import AttachError, MaskError
 from supermask.tensors.philox import Stream
@@ -24,9 +24,9 @@ from .helpers import bare, batch, fcn, forward, train
 RELATIVE = {"threshold_rule": "relative", "threshold": 0.4}
 
 
-def installed(s: Sparsifier) -> list[Scored]:
+def installed(s: Sparsifier) -> list[Thresholded]:
     found = [target.parametrization for target in s.targets]
-    assert all(isinstance(p, Scored) for p in found)
+    assert all(isinstance(p, Thresholded) for p in found)
     return found  # type: ignore[return-value]
 
 
@@ -165,9 +165,9 @@ def test_absorbing_the_sign_changes_nothing() -> None:
         if not absorb:
             for target in s.targets:
                 old, score = target.parametrization, target.score
-                assert isinstance(old, Scored)
+                assert isinstance(old, Thresholded)
                 high = old.high.item()
-                target.module.parametrizations.weight[0] = Scored(  # type: ignore[union-attr, index]
+                target.module.parametrizations.weight[0] = Thresholded(  # type: ignore[union-attr, index]
                     target.dense, -high, high, fixed_thresholds=False
                 )
                 target.parameter.data.copy_(score)

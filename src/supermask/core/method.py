@@ -76,6 +76,21 @@ class Method(abc.ABC):
         """Between trainings: prune, rewind, and return True to train again."""
         return False
 
+    def first_step(self, s: Sparsifier) -> int:  # noqa: ARG002
+        """Steps at the beginning of a further round that are not trained again: a method that rewinds to step k says k."""
+        return 0
+
+    def test_draws(self, s: Sparsifier) -> int:  # noqa: ARG002
+        """Random masks over which a test is averaged; 1 for methods that draw none."""
+        return 1
+
+    def draw(self, s: Sparsifier, index: int) -> None:  # noqa: B027
+        """Put on the random masks of one test draw, ``index`` in [0, test_draws); what was on comes back by itself."""
+
+    def results(self, s: Sparsifier) -> dict[str, Tensor]:  # noqa: ARG002
+        """Tensors worth keeping beside weights and masks, by name; asked for at the end, before ``finalize``."""
+        return {}
+
     @classmethod
     def examples(cls, model: nn.Module) -> tuple[Self, ...]:
         """Configurations that the conformance suite runs on a model; the defaults unless overridden with more."""

@@ -1,12 +1,14 @@
 """Two ways to make a weight from what is stored.
 
-``Masked``: a trained weight and a mask. ``Scored``: a frozen weight and a learnt score.
+``Masked``: a trained weight and a mask. ``Scored``: a frozen weight and a learnt score, which either is compared with
+thresholds (``Thresholded``), or whose codes the method chooses after each step (``Selected``).
 
 They hold no reference to a sparsifier or an optimizer, so a model that carries them can be copied, compiled and exported.
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -45,7 +47,32 @@ class Masked(nn.Module):
         return dense * self.mask.view(torch.uint8)  # bytes: a bool factor is slower on a CPU
 
 
-class Scored(nn.Module):
+class Scored(nn.Module, abc.ABC):
+    """A frozen weight and a learnt score; the subclass says which of it remains. What core asks of every one."""
+
+    @property
+    @abc.abstractmethod
+    def signed(self) -> bool:
+        """Whether a weight may be inverted, so that a mask has signs."""
+
+    @abc.abstractmethod
+    def frozen_weight(self) -> Tensor:
+        """The frozen weight; the same tensor of values through all of training."""
+
+    @abc.abstractmethod
+    def remaining(self, stored: Tensor) -> Tensor:
+        """Bool, True = remaining, from the stored score."""
+
+    def relative_score(self, stored: Tensor) -> Tensor:
+        """The score relative to the frozen weight, from the stored one."""
+        return stored.detach()
+
+    def stored_score(self, score: Tensor) -> Tensor:
+        """The inverse of :meth:`relative_score`."""
+        return score.detach()
+
+
+class Thresholded(Scored):
     """``weight = frozen * code(score)``, the code +1 above ``high``, -1 below ``low``, 0 between, both strictly.
 
     The gradient passes straight through the code: ``dL/dscore = dL/dweight * frozen``.
@@ -89,6 +116,11 @@ class Scored(nn.Module):
         self.register_buffer("low", torch.tensor(low, dtype=frozen.dtype, device=frozen.device))
         self.register_buffer("high", torch.tensor(high, dtype=frozen.dtype, device=frozen.device))
         self._threshold = self.high.item()
+
+    @property
+    def signed(self) -> bool:
+        """Whether a weight may be inverted: a lower threshold exists."""
+        return bool(torch.isfinite(self.low))
 
     def set_thresholds(self, low: float, high: float) -> None:
         """Move both thresholds, in place."""
@@ -143,7 +175,9 @@ class Scored(nn.Module):
         """The score relative to the frozen weight, from the stored one."""
         return stored.detach() * self.signs() if self.absorbed else stored.detach()
 
-    stored_score = relative_score  # a sign is its own inverse
+    def stored_score(self, score: Tensor) -> Tensor:
+        """What is stored for a score: a sign is its own inverse."""
+        return self.relative_score(score)
 
     def sign_mask(self, stored: Tensor) -> Tensor:
         """int8: +1 keep, 0 hide, -1 invert, relative to the frozen weight."""
@@ -153,6 +187,62 @@ class Scored(nn.Module):
     def remaining(self, stored: Tensor) -> Tensor:
         """Bool, True = remaining."""
         return ternary_codes(stored.detach(), self.low, self.high) != 0
+
+
+class Selected(Scored):
+    """``weight = base * codes * scale``, with codes that the method chooses (:meth:`select`), not the forward pass.
+
+    The gradient passes straight through the codes: ``dL/dscore = dL/dweight * slope``, times ``sign(score)`` where the
+    codes follow ``|score|`` (0 at a score of 0).
+
+    Args:
+        base: What a code of 1 stands for, up to the scale.
+        slope: Factor of the gradient, and the frozen weight that is reported; None: the base.
+        absolute: Whether the codes follow ``|score|``.
+        scaled: Whether there is a scale, 1 at first; without, no time is spent on it.
+    """
+
+    base: Tensor
+    slope: Tensor | None
+    codes: Tensor
+    scale: Tensor | None
+
+    def __init__(
+        self, base: Tensor, *, slope: Tensor | None = None, absolute: bool = True, scaled: bool = False
+    ) -> None:
+        super().__init__()
+        self.absolute = absolute
+        self.register_buffer("base", base.clone())
+        self.register_buffer("slope", None if slope is None else slope.clone())
+        self.register_buffer("codes", torch.ones_like(base, dtype=torch.int8))
+        self.register_buffer("scale", torch.ones((), dtype=base.dtype, device=base.device) if scaled else None)
+
+    @property
+    def signed(self) -> bool:
+        """Never: codes are counts."""
+        return False
+
+    def select(self, codes: Tensor, scale: Tensor | float | None = None) -> None:
+        """Take over codes (bool or integers in [0, 127]), and the scale where there is one; in place."""
+        self.codes.copy_(codes)
+        if scale is not None:
+            assert self.scale is not None
+            self.scale.fill_(scale)
+
+    def forward(self, score: Tensor) -> Tensor:
+        """The effective weight."""
+        weight: Tensor = _SelectStraightThrough.apply(  # type: ignore[no-untyped-call]
+            score, self.base, self.base if self.slope is None else self.slope, self.codes, self.scale, self.absolute
+        )
+        return weight
+
+    def frozen_weight(self) -> Tensor:
+        """The frozen weight."""
+        return self.base if self.slope is None else self.slope
+
+    def remaining(self, stored: Tensor) -> Tensor:  # noqa: ARG002
+        """Bool, True = remaining."""
+        return self.codes != 0
 
 
 # The functions below define forward(ctx, ...) in one piece: with a separate setup_context, torch inspects the signature of
@@ -169,6 +259,24 @@ class _MaskStraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
+
+
+class _SelectStraightThrough(torch.autograd.Function):
+    """base * codes * scale, with the gradient of score * slope, or of |score| * slope."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, score: Tensor, base: Tensor, slope: Tensor, codes: Tensor, scale: Tensor | None, absolute: bool
+    ) -> Tensor:
+        ctx.save_for_backward(slope, *((score,) if absolute else ()))
+        weight = base * codes
+        return weight if scale is None else weight.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        slope, *score = ctx.saved_tensors
+        weighted = grad * slope
+        return (weighted.mul_(score[0].sign()) if score else weighted), None, None, None, None, None
 
 
 class _TernaryStraightThrough(torch.autograd.Function):

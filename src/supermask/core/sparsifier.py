@@ -17,7 +17,7 @@ from supermask.core.arrays import ArrayLike, as_tensors, check_shapes
 from supermask.core.batchnorm import Frozen, freeze_batchnorm, norms_beside, unfreeze_batchnorm
 from supermask.core.binding import Binding
 from supermask.core.masks import Masks, SignedEntry
-from supermask.core.parametrizations import Masked, Scored
+from supermask.core.parametrizations import Masked, Scored, Thresholded
 from supermask.core.summary import describe
 from supermask.core.targets import Target, parametrization_list
 from supermask.errors import AttachError, BindError, HyperparameterError, StateError
@@ -44,6 +44,7 @@ class Sparsifier:
         frozen_norms: Batch norms that the method froze, with their parameters that were trainable.
         grad_scale: Factor that gradients carry in ``before_step``: 1 except under ``GradScaler`` with a fused optimizer.
         seed: The seed given to ``attach``.
+        notes: What the user should hear of, see :meth:`note`.
         data: Batches for scoring, during ``setup`` only.
         loss_fn: Loss for scoring, during ``setup`` only.
     """
@@ -58,6 +59,7 @@ class Sparsifier:
         self.round = 0
         self.total_steps: int | None = None
         self.grad_scale = 1.0
+        self.notes: list[str] = []
         self.data: Any = None
         self.loss_fn: LossFn | None = None
         self._weights: Literal["redraw", "keep"] = "keep"
@@ -157,6 +159,36 @@ class Sparsifier:
         modules = [site.module for target in self.targets for site in target.sites]
         self.frozen_norms = freeze_batchnorm(norms_beside(self.model, modules))
 
+    def note(self, text: str) -> None:
+        """Tell the user something that the numbers do not show, for example that a guard acted; once each."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def keep_values(self, key: str) -> None:
+        """Keep the values of all parameters and buffers in :attr:`state`, to rewind to; masks are not among them."""
+        for name, tensor in self._values().items():
+            self.state[f"{key}/{name}"] = tensor.detach().clone()
+
+    def restore_values(self, key: str) -> None:
+        """Put back, bitwise, what :meth:`keep_values` kept; hidden weights stay zero.
+
+        Raises:
+            StateError: Nothing was kept under this key.
+        """
+        for name, tensor in self._values().items():
+            if f"{key}/{name}" not in self.state:
+                raise StateError(f"nothing was kept of {name} under {key!r}: keep_values({key!r}) comes first")
+            tensor.data.copy_(self.state[f"{key}/{name}"])
+        for target in self.targets:
+            installed = target.parametrization
+            if isinstance(installed, Masked) and installed.applied:
+                target.parameter.data.masked_fill_(~installed.mask, 0.0)
+
+    def _values(self) -> dict[str, Tensor]:
+        """Parameters and the model's own buffers, by plain name; tied ones once."""
+        own = {name: buffer for name, buffer in self.model.named_buffers() if "parametrizations." not in name}
+        return {_plain_name(name): parameter for name, parameter in self.model.named_parameters()} | own
+
     def set_mask(self, target: Target, mask: Tensor) -> None:
         """Replace the mask of a target; newly hidden weights lose their value and their momentum at once.
 
@@ -253,7 +285,9 @@ class Sparsifier:
     def rounds(self) -> Iterator[int]:
         """Rounds of training: ``for _ in sparsifier.rounds(): train()``. One for most methods.
 
-        Between two rounds the method prunes or rewinds; the loop builds a fresh optimizer and binds it again.
+        Between two rounds the method prunes or rewinds; the loop builds a fresh optimizer and binds it again. A method that
+        rewinds to a step k > 0 leaves k in :attr:`step`: a round is then ``total_steps - step`` steps long, and the
+        learning rate goes on from there.
         """
         while True:
             yield self.round
@@ -262,7 +296,7 @@ class Sparsifier:
             if not again:
                 return
             self.round += 1
-            self.step = 0
+            self.step = self.method.first_step(self)
 
     def catch_up(self) -> None:
         """Count the steps that ``GradScaler`` has left out, so that nothing is missed that the method does at a step.
@@ -276,6 +310,11 @@ class Sparsifier:
         assert self.total_steps is not None
         while self.step < self.total_steps:
             self._after_step()
+
+    def skip_step(self) -> None:
+        """For ``before_step``: let the optimizer move nothing in this step, not even by momentum or decay; it counts."""
+        for parameter in self._parameters().values():
+            parameter.grad = None
 
     def lr(self, target: Target) -> float:
         """The bound optimizer's learning rate for a target."""
@@ -346,7 +385,7 @@ class Sparsifier:
         for target in self.targets:
             masks[target.name] = target.mask.clone()
             installed = target.parametrization
-            if isinstance(installed, Scored) and bool(torch.isfinite(installed.low)):
+            if isinstance(installed, Thresholded) and installed.signed:
                 constant = installed.frozen is None
                 signed[target.name] = SignedEntry(
                     installed.sign_mask(target.parameter),
@@ -382,6 +421,33 @@ class Sparsifier:
             for installed in tracked:
                 installed.applied = False
 
+    def draws(self) -> Iterator[int]:
+        """Random masks to average a test over: ``for _ in sparsifier.draws(): test()``. Once for methods that draw none.
+
+        After the last one, or when the loop is left, the masks are as before.
+        """
+        count = self.method.test_draws(self)
+        if count == 1:
+            yield 0
+            return
+        installed = [p for t in self.targets if (p := t.parametrization) is not None]
+        before = [{name: buffer.clone() for name, buffer in p.named_buffers()} for p in installed]
+        try:
+            for index in range(count):
+                with torch.no_grad():
+                    self.method.draw(self, index)
+                yield index
+        finally:
+            for parametrization, buffers in zip(installed, before, strict=True):
+                for name, buffer in parametrization.named_buffers():
+                    buffer.copy_(buffers[name])
+
+    @property
+    def tracked(self) -> bool:
+        """Whether masks are only tracked: the dense model trains, and differs from the sparse one."""
+        installed = [target.parametrization for target in self.targets]
+        return any(isinstance(p, Masked) and not p.applied for p in installed)
+
     # ------------------------------------------------------------------ saving
 
     def state_dict(self) -> dict[str, Any]:
@@ -396,6 +462,7 @@ class Sparsifier:
             "round": self.round,
             "total_steps": self.total_steps,
             "state": {name: tensor.clone() for name, tensor in self.state.items()},
+            "notes": list(self.notes),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -407,7 +474,7 @@ class Sparsifier:
         self._check_alive()
         if saved.get("format") != _STATE_FORMAT:
             raise StateError(f"state has format {saved.get('format')!r}; this version reads {_STATE_FORMAT}")
-        if lacking := sorted(self.state_dict().keys() - saved.keys()):
+        if lacking := sorted(self.state_dict().keys() - saved.keys() - {"notes"}):  # newer than the format
             raise StateError(f"the saved state is damaged: it lacks {', '.join(lacking)}")
         present = {"method": self.method.config(), "targets": [t.name for t in self.targets], "seed": self.seed}
         for key, value in present.items():
@@ -418,6 +485,7 @@ class Sparsifier:
             raise StateError(f"the saved state has total_steps={total_steps}, bound is {self.total_steps}")
         self.step, self.round, self.total_steps = saved["step"], saved["round"], total_steps
         self.state = {name: tensor.clone() for name, tensor in saved["state"].items()}
+        self.notes = list(saved.get("notes", self.notes))
 
     # ------------------------------------------------------------------ finishing
 

@@ -49,7 +49,7 @@ def describe(s: Sparsifier) -> str:
         f"{s.method.name}, seed {s.seed}: {size:,} of {total:,} parameters targeted, {s.remaining():,} remain "
         f"({100 * s.density():.2f} %); {trained:,} trained values"
     )
-    return "\n".join(lines)
+    return "\n".join(lines + [f"note: {text}" for text in s.notes])
 
 
 def _shape(shape: tuple[int, ...]) -> str:

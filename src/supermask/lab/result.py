@@ -40,7 +40,7 @@ def make_result(
         lines: Its epochs, as in ``metrics.jsonl``.
         facts: ``n_train``, ``n_test``, ``n_validation``, ``input_shape`` (of one example), ``seconds`` (of which
             "total", "train" and "evaluate" are known), ``memory``, ``threads``, ``device``, ``starts`` (as in
-            ``env.json``) and ``rounds`` (of training).
+            ``env.json``), ``rounds`` (of training) and ``notes`` (of the method to the user).
     """
     train, last = config.train, lines[-1]
     told = describe_setting(spec, config)
@@ -68,6 +68,7 @@ def make_result(
         "n_validation": facts["n_validation"],
         "accuracy": judged if key == "accuracy" else dict.fromkeys(judged),
         "metric": {"name": train.metric, "better": train.better_is, **judged},
+        "full": _full(last),
         "loss": {"train": last["train_loss"], "test": last["test_loss"]},
         "counts": {
             "weights_total": total,
@@ -83,6 +84,8 @@ def make_result(
         },
         "memory": facts["memory"],
         "precision": train.precision,
+        "rounds": facts["rounds"],
+        "notes": list(facts["notes"]),
         "threads": facts["threads"],
         "device": facts["device"],
         "conditions": told["conditions"] | {"machines": _machines(facts["starts"])},
@@ -149,6 +152,13 @@ def _judged(lines: Sequence[Mapping[str, Any]], key: str, better: str, *, valida
         "validation": last[f"validation_{key}"] if validated else None,
         "validation_epoch": None if chosen is None else chosen["epoch"],
     }
+
+
+def _full(line: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the dense model did whose masks were only tracked, in the last epoch; None for other methods."""
+    if line.get("full_loss") is None:
+        return None
+    return {"loss": line["full_loss"], "accuracy": line["full_accuracy"], "metric": line["full_metric"]}
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 
 from supermask import data
+from supermask.core.arrays import save_arrays
 from supermask.core.locking import locked
 from supermask.errors import CheckpointError, RunError
 from supermask.lab.checkpoint import load_checkpoint, of_another_version, remove_checkpoint, save_checkpoint
@@ -118,6 +119,8 @@ class Runner:
             masks = trainer.run()
         save_weights(folder.weights, trainer.model)
         masks.save(folder.masks)
+        if trainer.results:
+            save_arrays(folder.extras, trainer.results)
         facts = {
             "n_train": len(dataset.train),
             "n_test": len(dataset.test),
@@ -129,6 +132,7 @@ class Runner:
             "device": str(device),
             "starts": starts,
             "rounds": trainer.sparsifier.round + 1,
+            "notes": trainer.sparsifier.notes,
         }
         result = make_result(spec, config, masks, trainer.model, metrics.lines, facts)
         write_json(folder.result, result)

@@ -9,6 +9,7 @@
         checkpoint/last.pt   while the run is unfinished
         weights.safetensors  the finalized model, a plain state dict
         masks.safetensors    which weights remain
+        extras.safetensors   what the method keeps beside them, for methods that do
         result.json          written last: a folder that has it is done
         failed.json          instead of it, when the last attempt ended in an error
         lock                 held by the process that trains the run
@@ -78,6 +79,9 @@ _LATER_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "setting": (str,),
     "epochs_planned": (int,),
     "conditions": (dict,),
+    "full": (dict, NoneType),
+    "rounds": (int,),
+    "notes": (list,),
 }
 _CONDITION_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "model": (dict,),
@@ -137,6 +141,11 @@ class RunFolder:
     def masks(self) -> Path:
         """Which weights remain."""
         return self.path / "masks.safetensors"
+
+    @property
+    def extras(self) -> Path:
+        """What the method keeps beside weights and masks; absent for most."""
+        return self.path / "extras.safetensors"
 
     @property
     def result(self) -> Path:

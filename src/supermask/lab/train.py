@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -48,10 +49,11 @@ class Trainer:
         epoch: Epoch at work, counted from 1 through all rounds.
         batch: Batches done in this epoch.
         batches: Batches of an epoch, all its passes together.
-        first_epoch: First epoch of this round.
+        first_epoch: First epoch of this round; of a round that begins at step k, the epoch that would have been.
         seconds: Wall time spent on "train" and "evaluate", all starts together.
         on_look: Called at most every ``look_every`` seconds between two steps; a checkpoint may be taken there.
         on_epoch: Called after each epoch with its metrics.
+        results: What the method keeps beside weights and masks; filled at the end.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Trainer:
         self.look_every = PROGRESS_SECONDS
         self.on_look: Callable[[], None] | None = None
         self.on_epoch: Callable[[dict[str, Any]], None] | None = None
+        self.results: dict[str, Tensor] = {}
 
         self.batches_a_pass = -(-len(data.train) // config.train.batch_size)
         self.batches = self.batches_a_pass * config.train.passes
@@ -97,9 +100,12 @@ class Trainer:
         for _ in self.sparsifier.rounds():
             if self._round != self.sparsifier.round:
                 self._start_round()
+                self._rewind()
             while self.epoch < self.first_epoch + self.config.train.epochs and not self.schedule.finished:
                 self._train_epoch()
                 self._end_epoch()
+        with torch.no_grad():
+            self.results = self.sparsifier.method.results(self.sparsifier)
         return self.sparsifier.finalize()
 
     def mean_loss(self) -> float:
@@ -108,7 +114,7 @@ class Trainer:
         Raises:
             DivergedError: It is not finite.
         """
-        loss = float(self.loss_sum) / max(1, self.batch)
+        loss = float(self.loss_sum) / max(1, self.batch - self._skipped())
         self._require_finite(loss, "training loss")
         return loss
 
@@ -156,6 +162,19 @@ class Trainer:
         self.first_epoch = self.epoch
         self._round = self.sparsifier.round
 
+    def _rewind(self) -> None:
+        """Begin a round where its method rewound to: the epochs and steps before are not trained again."""
+        steps = self.sparsifier.step
+        for _ in range(steps):
+            self.schedule.step()
+        self.first_epoch -= steps // self.batches
+        self.batch = steps % self.batches
+
+    def _skipped(self) -> int:
+        """Batches at the beginning of this epoch that are not trained, because its round begins in its middle."""
+        steps = self.sparsifier.method.first_step(self.sparsifier) if self.sparsifier.round else 0
+        return steps % self.batches if self.epoch == self.first_epoch + steps // self.batches else 0
+
     def _train_epoch(self) -> None:
         self.model.train()
         step, loss_sum = self._step, self.loss_sum
@@ -187,14 +206,21 @@ class Trainer:
             self.sparsifier.catch_up()
         accuracy = self.metric is None
         test_loss, test_metric = self._measure(self.data.test, "test")
+        full_loss, full_metric = (
+            self._measure(self.data.test, "test", sparse=False) if self.sparsifier.tracked else (None, None)
+        )
         validation_loss, validation_metric = self._measure(self.data.validation, "validation")
         line = {
             "epoch": self.epoch,
+            "round": self.sparsifier.round,
             "step": self.epoch * self.batches,  # batches: also those whose step float16 left out
             "train_loss": train_loss,
             "test_loss": test_loss,
             "test_accuracy": test_metric if accuracy else None,
             "test_metric": test_metric,
+            "full_loss": full_loss,
+            "full_accuracy": full_metric if accuracy else None,
+            "full_metric": full_metric,
             "validation_loss": validation_loss,
             "validation_accuracy": validation_metric if accuracy else None,
             "validation_metric": validation_metric,
@@ -213,12 +239,14 @@ class Trainer:
         """Whether no further epoch of this round is planned."""
         return self.epoch == self.first_epoch + self.config.train.epochs - 1
 
-    def _measure(self, split: Split | None, name: str) -> tuple[float, float] | tuple[None, None]:
+    def _measure(
+        self, split: Split | None, name: str, *, sparse: bool = True
+    ) -> tuple[float, float] | tuple[None, None]:
         """(mean loss, metric); nothing where there is no such split, and after epochs that are not tested."""
         last = self._is_last_epoch() or self.schedule.finished
         if split is None or not (last or self.epoch % self.config.train.test_every == 0):
             return None, None
-        loss, metric = self.evaluate(split)
+        loss, metric = self.evaluate(split, sparse=sparse)
         self._require_finite(loss, f"{name} loss")
         if not math.isfinite(metric):
             raise DivergedError(
@@ -259,15 +287,29 @@ class Trainer:
             x = self.config.data.augment(x, generator)
         return x, y
 
-    def evaluate(self, split: Split) -> tuple[float, float]:
-        """(mean loss, metric) on a split, as the finalized model would do it in the run's precision."""
+    def evaluate(self, split: Split, *, sparse: bool = True) -> tuple[float, float]:
+        """(mean loss, metric) on a split, in the run's precision; means over the draws of methods with random masks.
+
+        Args:
+            split: Test or validation examples.
+            sparse: As the finalized model would do it; False: the dense model that trains under masks only tracked.
+        """
+        clock = _Clock(self.seconds, "evaluate", self.device)
+        measured = []
+        for _ in self.sparsifier.draws():
+            with self.sparsifier.sparse() if sparse else contextlib.nullcontext():
+                measured.append(self._evaluate_once(split))
+        clock.stop()
+        losses, metrics = zip(*measured, strict=True)
+        return sum(losses) / len(losses), sum(metrics) / len(metrics)
+
+    def _evaluate_once(self, split: Split) -> tuple[float, float]:
         self.model.eval()
         size = self.config.train.eval_batch_size
-        clock = _Clock(self.seconds, "evaluate", self.device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         outputs = []
-        with torch.inference_mode(), self.sparsifier.sparse(), autocast(self.config.train, self.device):
+        with torch.inference_mode(), autocast(self.config.train, self.device):
             for x, y in zip(split.x.split(size), split.y.split(size), strict=True):
                 output = self.model(x.clone() if self._copy else x)
                 loss_sum += self.loss(output, y) * len(y)
@@ -277,12 +319,9 @@ class Trainer:
                     outputs.append(output)
         loss = float(loss_sum) / len(split)
         if self.metric is None:
-            value = int(correct) / len(split)
-        else:
-            with torch.no_grad():
-                value = self.metric(torch.cat(outputs).float(), split.y)
-        clock.stop()
-        return loss, value
+            return loss, int(correct) / len(split)
+        with torch.no_grad():
+            return loss, self.metric(torch.cat(outputs).float(), split.y)
 
     # ------------------------------------------------------------------ saving
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 
 from supermask.core.method import Method, check_choice, check_range
-from supermask.core.parametrizations import Scored
+from supermask.core.parametrizations import Thresholded
 from supermask.core.registry import register
 from supermask.core.sparsifier import Sparsifier
 from supermask.core.targets import Target
@@ -103,7 +103,7 @@ class SignedSupermask(Method):
             if score is None:
                 score = self.scores.draw(target.shape, target.fans, Stream(s.seed, "scores", target.name)).to(weight)
             low, high = self._thresholds(target, score)
-            scored = Scored(
+            scored = Thresholded(
                 weight,
                 low,
                 high,
@@ -119,7 +119,7 @@ class SignedSupermask(Method):
         if self.threshold_rule == "variable":
             for target in s.targets:
                 installed = target.parametrization
-                assert isinstance(installed, Scored)
+                assert isinstance(installed, Thresholded)
                 installed.set_thresholds(*self._thresholds(target, target.parameter))
 
     def _thresholds(self, target: Target, score: Tensor) -> tuple[float, float]:
