@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from supermask.models import build
 from supermask.models.resnet_signed import IdentityBlock, ProjectionBlock
 
+from .helpers import norm as batch_norm
+from .helpers import parameters, randomize_norms, weights
+
 
 def counts(model: nn.Module) -> tuple[int, int]:
     """Weights of convolutions and linear layers, and parameters of batch norms."""
-    prunable = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d))
-    return prunable, sum(p.numel() for p in model.parameters()) - prunable
+    return weights(model), parameters(model) - weights(model)
 
 
 @pytest.mark.parametrize(
@@ -108,22 +110,7 @@ def test_names_a_reader_expects() -> None:
 
 
 def norm(x: Tensor, module: nn.Module, training: bool) -> Tensor:
-    if training:
-        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
-    else:
-        mean, variance = module.running_mean, module.running_var
-    shape = (1, -1, 1, 1)
-    scaled = (x - mean.view(shape)) / torch.sqrt(variance.view(shape) + 1e-3)
-    return scaled * module.weight.view(shape) + module.bias.view(shape)
-
-
-def randomize_norms(module: nn.Module) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.weight)
-            nn.init.normal_(part.bias)
-            nn.init.normal_(part.running_mean)
-            nn.init.uniform_(part.running_var, 0.5, 2.0)
+    return batch_norm(x, module, training, eps=1e-3)
 
 
 def projection_by_hand(block: ProjectionBlock, x: Tensor, stride: int, training: bool) -> Tensor:

@@ -39,7 +39,8 @@ def models(name: Name = None, as_json: AsJson = False) -> None:
         return
     (model,) = described
     print_text(f"{model['name']}: {model['summary']}\n")
-    print_text(f"input    {_shape(model)}\nweights  {model['weights']:,}\nsource   {model['source']}\n")
+    counts = f"weights  {model['weights']:,}\ntrained  {model['parameters']:,} (biases and batch norm counted)\n"
+    print_text(f"input    {_shape(model)}\n{counts}source   {model['source']}\n")
     options = tuple((key, str(value)) for key, value in model["options"].items())
     if options:
         print_grids([Grid("", ("option", "default"), options, frozenset({0, 1}))])
@@ -53,6 +54,7 @@ def _describe(info: ModelInfo) -> dict[str, Any]:
         "summary": info.summary,
         "source": info.source,
         "weights": info.weights,
+        "parameters": info.parameters,
         "input_shape": list(info.input_shape),
         "options": plain(info.options),
     }

@@ -10,20 +10,17 @@ from torch import nn
 
 from supermask.errors import ConfigError
 from supermask.models.layers import activation as make_activation
-from supermask.models.layers import batch_norm_1d, batch_norm_2d, count, flag, scaled
+from supermask.models.layers import add_convolution, add_linear, batch_norm_1d, batch_norm_2d, count, flag, scaled
 
 _PAIR_CHANNELS: Final = (64, 128, 256, 512)
 _HEAD: Final = 256
 
 
 class ConvNet(nn.Sequential):
-    """Convolutions ``conv1``, ``conv2``, … (3x3, stride 1, zero padding) and ``fc1``, ``fc2``, ``fc3``; no biases.
+    """Convolutions ``conv1``, ``conv2``, … (3x3, stride 1, zero padding) and ``fc1``, ``fc2``, ``fc3``.
 
     Input (N, channels, size, size); output (N, classes), logits. An activation follows each layer but the last;
     ``pool1``, ``pool2``, … (2x2) end the pairs. Batch norms are ``bn_conv1``, ``bn_fc1``, and so on.
-
-    The activation stands after the pool of its pair, not before: both activations never decrease, so the outputs are the
-    same numbers, and a quarter of the activations is computed.
     """
 
 
@@ -39,6 +36,7 @@ def conv_net(
     activation: str = "elu",
     head_activation: str | None = None,
     batchnorm: bool = False,
+    bias: bool = False,
 ) -> ConvNet:
     """Build a network of ``pairs`` pairs of convolutions: 64, 64, pool, 128, 128, pool, …; 256, 256, classes.
 
@@ -52,11 +50,13 @@ def conv_net(
         activation: ``elu`` or ``relu``.
         head_activation: Another activation after ``fc1`` and ``fc2``; None: the same.
         batchnorm: Normalise after each layer but the last.
+        bias: Whether the convolutions and linear layers have one.
 
     Raises:
         ConfigError: An option is out of range.
     """
     flag("batchnorm", batchnorm)
+    flag("bias", bias)
     if head_activation is None:
         head_activation = activation
     final_size = count("size", size) // 2**pairs
@@ -66,23 +66,24 @@ def conv_net(
     before = count("channels", channels)
     for number in range(1, 2 * pairs + 1):
         after = scaled(_PAIR_CHANNELS[(number - 1) // 2], width)
-        layers[f"conv{number}"] = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        if batchnorm:
-            layers[f"bn_conv{number}"] = batch_norm_2d(after)
-        if number % 2 == 0:
-            layers[f"pool{number // 2}"] = nn.MaxPool2d(2)
-        layers[f"act_conv{number}"] = make_activation(activation)
+        add_convolution(
+            layers,
+            number,
+            (before, after),
+            activation=make_activation(activation),
+            norm=batch_norm_2d if batchnorm else None,
+            bias=bias,
+            pool=number // 2 if number % 2 == 0 else None,
+        )
         before = after
-    layers["flatten"] = nn.Flatten()
-    before *= final_size**2
     hidden = scaled(_HEAD, width) if wide_head else _HEAD
-    for number in (1, 2):
-        layers[f"fc{number}"] = nn.Linear(before, hidden, bias=False)
-        if batchnorm:
-            layers[f"bn_fc{number}"] = batch_norm_1d(hidden)
-        layers[f"act_fc{number}"] = make_activation(head_activation, option="head_activation")
-        before = hidden
-    layers["fc3"] = nn.Linear(before, count("classes", classes), bias=False)
+    add_linear(
+        layers,
+        [before * final_size**2, hidden, hidden, count("classes", classes)],
+        activation=partial(make_activation, head_activation, option="head_activation"),
+        norm=batch_norm_1d if batchnorm else None,
+        bias=bias,
+    )
     return ConvNet(layers)
 
 

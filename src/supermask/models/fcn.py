@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import partial
 
 from torch import nn
 
-from supermask.errors import ConfigError
 from supermask.models.layers import activation as make_activation
-from supermask.models.layers import batch_norm_1d, count, flag
+from supermask.models.layers import add_linear, batch_norm_1d, count, counts, flag
 
 
 class FCN(nn.Sequential):
-    """Linear layers ``fc1``, ``fc2``, …, without biases; an activation after each but the last.
+    """Linear layers ``fc1``, ``fc2``, …; an activation after each but the last.
 
     Input (N, ...) with ``inputs`` values an example, flattened; output (N, classes), logits. The batch norm of ``fc1`` is
     ``bn_fc1``, its activation ``act_fc1``.
@@ -28,6 +27,7 @@ def fcn(
     classes: int = 10,
     activation: str = "elu",
     batchnorm: bool = False,
+    bias: bool = False,
 ) -> FCN:
     """Build a fully connected network.
 
@@ -37,19 +37,21 @@ def fcn(
         classes: Outputs.
         activation: ``elu`` or ``relu``.
         batchnorm: Normalise before each activation.
+        bias: Whether the linear layers have one.
 
     Raises:
         ConfigError: An option is out of range.
     """
-    if not isinstance(hidden, list | tuple):
-        raise ConfigError(f"hidden must be a list of widths such as [300, 100], got {hidden!r}")
-    widths = [count("inputs", inputs), *(count("hidden", width) for width in hidden), count("classes", classes)]
-    flag("batchnorm", batchnorm)
-    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    for number, (before, after) in enumerate(pairwise(widths), start=1):
-        layers[f"fc{number}"] = nn.Linear(before, after, bias=False)
-        if number <= len(hidden):
-            if batchnorm:
-                layers[f"bn_fc{number}"] = batch_norm_1d(after)
-            layers[f"act_fc{number}"] = make_activation(activation)
+    widths = [count("inputs", inputs), *counts("hidden", hidden), count("classes", classes)]
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    add_linear(
+        layers,
+        widths,
+        activation=partial(make_activation, activation),
+        norm=batch_norm_1d if flag("batchnorm", batchnorm) else None,
+        bias=flag("bias", bias),
+    )
     return FCN(layers)
+
+
+lenet_300_100 = partial(fcn, activation="relu", bias=True)
