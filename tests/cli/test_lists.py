@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from supermask.data import DATASETS
 from supermask.models import MODELS
@@ -50,6 +51,16 @@ def test_a_method_is_shown_whole(supermask: Invoke) -> None:
     assert ["signed", "true"] in [line.split() for line in table]
 
 
+def test_the_cost_and_state_of_a_method_are_told(supermask: Invoke) -> None:
+    text = supermask("methods", "random").stdout
+    assert "\n**Cost:** once, a number drawn for each weight." in text
+    (method,) = json.loads(supermask("methods", "random", "--json").stdout)["methods"]
+    assert text.startswith(f"random (version {method['version']}, {method['status']})\n")
+    assert method["cost"].startswith("once, a number drawn for each weight. A step takes")
+    assert method["cost"].endswith("Memory: 1 byte a weight.")
+    assert method["differs"].startswith("counts are exact")
+
+
 def test_a_method_without_fields(supermask: Invoke) -> None:
     assert "field" not in supermask("methods", "dense").stdout
 
@@ -75,6 +86,8 @@ def test_models_are_listed_with_their_weights(supermask: Invoke) -> None:
 def test_a_model_is_shown_with_its_options(supermask: Invoke) -> None:
     text = supermask("models", "fcn").stdout
     assert "weights  266,200\n" in text
+    assert "trained  266,200 (" in text
+    assert "trained  266,610 (" in supermask("models", "lenet-300-100").stdout
     assert ["classes", "10"] in [line.split() for line in text.splitlines()]
 
 
@@ -108,6 +121,39 @@ def test_own_data_sets_say_what_they_read(supermask: Invoke, name: str, words: t
     text = supermask("data", name).stdout
     for word in (*words, "test_fraction  null", "split_seed     0", 'normalize      "image"'):
         assert word in text, word
+
+
+def test_shards_say_what_they_read(supermask: Invoke) -> None:
+    text = supermask("data", "webdataset").stdout
+    for word in ("KEY.cls", "classes.txt", 'train          "*train*.tar"', "shards         must be given",
+                 "data: {name: webdataset, shards: my-shards, classes: 10}", "looked for in the data folders"):  # fmt: skip
+        assert word in text, word
+
+
+def test_imagenet_says_where_it_was_looked_for(supermask: Invoke, tmp_path: Path) -> None:
+    text = supermask("data", "imagenet", "--data-dir", tmp_path).stdout
+    for word in ("terms", "option   classes: 1000", "option   crop: 224", "found    no", "It is not downloaded",
+                 str(tmp_path / "imagenet" / "train"), "https://image-net.org"):  # fmt: skip
+        assert word in text, word
+
+
+def test_decoding_by_hand(supermask: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for split, value in (("train", 1), ("val", 2)):
+        for wnid in ("n00000001", "n00000002"):
+            folder = tmp_path / "tiny-imagenet" / split / wnid
+            folder.mkdir(parents=True)
+            Image.new("RGB", (64, 64), value).save(folder / "a.png")
+    arguments = ("data", "decode", "tiny-imagenet", "--data-dir", tmp_path, "--processes", 1)
+    result = supermask(*arguments, "--set", "classes=2")
+    assert result.stdout.startswith("tiny-imagenet: 2 training and 2 test images are in ")
+    assert (Path(result.stdout.split()[-1]) / "meta.json").exists()
+    result = supermask(*arguments)
+    assert result.exit_code == 2
+    assert "data.classes is 200, but" in result.stderr
+    assert "--set classes: expected KEY=VALUE" in supermask(*arguments, "--set", "classes").stderr
+    result = supermask("data", "decode", "mnist")
+    assert "'mnist' has no images to decode" in result.stderr
 
 
 def test_a_data_set_that_is_there(supermask: Invoke) -> None:

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from supermask.cli.output import download_bar, draw, print_document, print_error, print_grids, print_json, print_text
+from supermask.cli.output import draw, print_document, print_error, print_grids, print_json, print_text, progress_bar
 from supermask.cli.prose import fill_docstring
 from supermask.report.grid import Grid
 from supermask.report.table import Document
@@ -96,10 +96,10 @@ def test_json_is_strict() -> None:
 def test_downloads_show_a_bar_to_people_only(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with download_bar() as show:
+    with progress_bar() as show:
         assert show is None
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with download_bar() as show:
+    with progress_bar() as show:
         assert show is not None
         show("train.gz", 500, 1000)
         show("train.gz", 1000, 1000)

@@ -167,7 +167,8 @@ def test_status(fashion: writers.Small, tmp_path: Path) -> None:
     def line(name: str) -> locate.DataStatus:
         return next(entry for entry in status(tmp_path) if entry.name == name)
 
-    assert [entry.name for entry in status()] == ["mnist", "fashion-mnist", "cifar10", "cifar100", "digits"]
+    known = ["mnist", "fashion-mnist", "cifar10", "cifar100", "digits", "tiny-imagenet", "imagenet"]
+    assert [entry.name for entry in status()] == known
     assert line("fashion-mnist") == locate.DataStatus("fashion-mnist", False, "", "supermask data get fashion-mnist")
     folder = fashion.write(tmp_path / "fashion-mnist")
     assert line("fashion-mnist") == locate.DataStatus("fashion-mnist", True, str(folder), "")
@@ -311,12 +312,12 @@ def test_changed_content_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "options", "message"),
     [
         ("minst", {}, "unknown data set 'minst'; did you mean 'mnist'?; known are mnist, fashion-mnist, cifar10,"),
-        ("imagenet-22k-full", {}, "unknown data set 'imagenet-22k-full'; known are mnist"),
+        ("speech-commands", {}, "unknown data set 'speech-commands'; known are mnist"),
         (None, {}, "unknown data set None"),
         (
             "mnist",
             {"normalize": "images"},
-            "data.normalize must be one of image, dataset, none, got 'images'; did you mean",
+            "data.normalize must be one of image, dataset, imagenet, none, got 'images'; did you mean",
         ),
         ("mnist", {"path": "x"}, "data set mnist has no option 'path'; it takes none"),
         (
@@ -338,7 +339,8 @@ def test_bad_requests(name: Any, options: dict[str, Any], message: str) -> None:
 
 
 def test_the_catalogue_is_complete() -> None:
-    assert list(DATASETS) == ["mnist", "fashion-mnist", "cifar10", "cifar100", "digits", "npz", "folder"]
+    known = ["mnist", "fashion-mnist", "cifar10", "cifar100", "digits", "tiny-imagenet", "imagenet"]
+    assert list(DATASETS) == [*known, "npz", "folder", "webdataset"]
     for name, info in DATASETS.items():
         assert info.name == name
         assert info.summary
@@ -359,7 +361,7 @@ def test_extras_are_imported_only_by_the_data_sets_that_need_them(tmp_path: Path
     code = (
         "import sys, supermask.data\n"
         f"supermask.data.load('npz', file={str(tmp_path / 'own.npz')!r})\n"
-        "print(sorted({'sklearn', 'PIL', 'scipy', 'torchvision'} & set(sys.modules)))"
+        "print(sorted({'sklearn', 'PIL', 'scipy', 'torchvision', 'webdataset'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -19,6 +19,12 @@ Name = Annotated[
 ]
 Wanted = Annotated[str, typer.Argument(help="Name of a data set.", metavar="NAME", autocompletion=complete.datasets)]
 
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the data set: classes=100. May be repeated."),
+]
+Processes = Annotated[int | None, typer.Option("--processes", help="Decoding processes; one a core by default.")]
+
 
 class ShowByDefault(TyperGroup):
     """`data` and `data NAME` mean `data show` and `data show NAME`."""
@@ -31,17 +37,18 @@ class ShowByDefault(TyperGroup):
 
 
 app = typer.Typer(
-    cls=ShowByDefault, help="List the data sets (`data`), show one (`data NAME`), or download it (`data get NAME`)."
+    cls=ShowByDefault,
+    help="List the data sets (`data`), show one (`data NAME`), download it (`data get NAME`), or decode its images "
+    "(`data decode NAME`).",
 )
 
 
 @app.command()
 def show(name: Name = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the data sets and where they were found (the default), or show one."""
-    from supermask.cli.datasets import describe, explain_own
+    from supermask.cli.datasets import describe, explain_own, way_to_get
     from supermask.cli.output import print_grids, print_json, print_text, terminal_width
     from supermask.data import DATASETS
-    from supermask.data.locate import how_to_get
     from supermask.lab.validate import suggest
     from supermask.report.grid import Grid
 
@@ -58,21 +65,38 @@ def show(name: Name = None, data_dir: DataDir = None, as_json: AsJson = False) -
         print_grids([Grid("", headers, rows, frozenset(range(4)))], notes)
         return
     (entry,) = described
-    if DATASETS[name].options:
-        print_text(explain_own(DATASETS[name], terminal_width()))
+    info = DATASETS[name]
+    if info.options and not info.folders:
+        print_text(explain_own(info, terminal_width()))
         return
     print_text(f"{entry['name']}: {entry['summary']}\n\nsource   {entry['source']}\nlicence  {entry['licence']}")
+    for key, value in info.options.items():
+        print_text(f"option   {key}: {value}")
     print_text(f"found    {entry['where'] or 'no'}")
     if not entry["ready"]:
-        print_text(f"\n{how_to_get(DATASETS[name], data_dir) if DATASETS[name].layouts else entry['hint']}")
+        print_text(f"\n{way_to_get(info, data_dir, entry['hint'])}")
 
 
 @app.command()
 def get(name: Wanted, data_dir: DataDir = None) -> None:
     """Download a data set from its official source; a broken download continues where it stopped."""
-    from supermask.cli.output import download_bar
+    from supermask.cli.output import progress_bar
     from supermask.data import get as download
 
-    with download_bar() as progress:
+    with progress_bar() as progress:
         folder = download(name, root=data_dir, progress=progress)
     typer.echo(f"{name} is in {folder}")
+
+
+@app.command()
+def decode(name: Wanted, settings: Options = None, data_dir: DataDir = None, processes: Processes = None) -> None:
+    """Decode the images of a data set into the cache folder, as the first run would; a broken decoding continues."""
+    from supermask.cli.datasets import parse_options
+    from supermask.cli.output import progress_bar
+    from supermask.data import open_stored
+
+    options = parse_options(settings or [])
+    with progress_bar(of_bytes=False) as progress:
+        stored, _ = open_stored(name, root=data_dir, processes=processes, progress=progress, **options)
+    images = len(stored.raw.train_labels), len(stored.raw.test_labels)
+    typer.echo(f"{name}: {images[0]:,} training and {images[1]:,} test images are in {stored.folder}")

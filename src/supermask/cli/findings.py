@@ -21,7 +21,8 @@ LEAST_SPACE: Final = 500_000_000  # bytes: some runs of a large network with the
 #: Distribution -> module, of every optional dependency, by extra.
 EXTRAS: Final = {
     "lab": {"pydantic": "pydantic", "pyyaml": "yaml", "typer": "typer", "rich": "rich", "safetensors": "safetensors"},
-    "data": {"scikit-learn": "sklearn", "pillow": "PIL"},
+    "data": {"scikit-learn": "sklearn", "scipy": "scipy", "pillow": "PIL"},
+    "webdataset": {"webdataset": "webdataset"},
 }
 _FLAGS: Final = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "neon", "asimd", "sve")
 

@@ -109,16 +109,24 @@ def draw(grid: Grid, width: int) -> Table:
 
 
 @contextmanager
-def download_bar() -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """A progress bar per file on stderr where a person looks at it; None elsewhere."""
+def progress_bar(*, of_bytes: bool = True) -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """A progress bar for each thing on stderr, of bytes or of a number, where a person looks at it; None elsewhere."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    count = DownloadColumn() if of_bytes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -37,8 +37,8 @@ def require_data(specs: Iterable[RunSpec], out: Path, root: Path | None) -> None
     Raises:
         MissingDataError: One of them is not on this machine; says what to put where.
     """
+    from supermask.cli.datasets import way_to_get
     from supermask.data import DATASETS, status
-    from supermask.data.locate import how_to_get
     from supermask.lab.store import run_folder
 
     wanted = {
@@ -47,10 +47,9 @@ def require_data(specs: Iterable[RunSpec], out: Path, root: Path | None) -> None
     for entry in status(root):
         if entry.name in wanted and not entry.ready:
             info = DATASETS[entry.name]
-            way = how_to_get(info, root) if info.layouts else entry.hint
-            raise MissingDataError(
-                f"the data set {entry.name!r} is not on this machine (run --download fetches it). {way}"
-            )
+            fetched = " (run --download fetches it)" if info.files else ""
+            way = way_to_get(info, root, entry.hint)
+            raise MissingDataError(f"the data set {entry.name!r} is not on this machine{fetched}. {way}")
 
 
 def initial_state(model: str, method: str, seed: int, settings: Sequence[str]) -> Sparsifier:

@@ -61,6 +61,8 @@ class DataInfo:
         files: The files as they are downloaded; empty where nothing is.
         mirrors: Addresses under which ``files`` are found, tried in this order.
         layouts: How its files may lie on a disk, searched in this order.
+        folders: Folders below a data folder that are searched for a tree of image files, see
+            :mod:`supermask.data.imagenet`; empty for other sets.
         options: Options of :func:`supermask.data.load` for this data set, with their defaults; a default of ``...``
             means that the option must be given.
         checksum: Expected :func:`supermask.data.dataset.content_checksum`; None where it cannot be known.
@@ -76,6 +78,7 @@ class DataInfo:
     files: tuple[DataFile, ...] = ()
     mirrors: tuple[str, ...] = ()
     layouts: tuple[Layout, ...] = ()
+    folders: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     checksum: str | None = None
 
@@ -248,6 +251,28 @@ DIGITS: Final = DataInfo(
     checksum="48fedf5dd525ab4871a6d7d79ccfc18984cb48e8784a5d43d5a47a8b877c12f4",
 )
 
+TINY_IMAGENET: Final = DataInfo(
+    name="tiny-imagenet",
+    summary="photographs, 100,000 + 10,000 RGB images of 64 x 64, 200 of ImageNet's classes; or some of these classes",
+    source="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    licence="none stated; images of ImageNet, for non-commercial research and education",
+    input_shape=(3, 64, 64),
+    sizes=(100000, 10000),
+    folders=("tiny-imagenet-200", "tiny-imagenet"),
+    options={"classes": 200},
+)
+
+IMAGENET: Final = DataInfo(
+    name="imagenet",
+    summary="photographs, 1,281,167 + 50,000 RGB images (ILSVRC 2012), 1,000 classes; or some of these classes",
+    source="https://image-net.org/download",
+    licence="ImageNet's terms of access: non-commercial research and education, after registration",
+    input_shape=(3, 224, 224),
+    sizes=(1281167, 50000),
+    folders=("imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC", "imagenet/ILSVRC/Data/CLS-LOC"),
+    options={"classes": 1000, "size": 256, "crop": 224},
+)
+
 NPZ: Final = DataInfo(
     name="npz",
     summary="an own data set: one .npz file of images and labels",
@@ -264,6 +289,18 @@ FOLDER: Final = DataInfo(
     options={"path": ..., "size": None, "channels": None, "test_fraction": None, "split_seed": 0},
 )
 
+WEBDATASET: Final = DataInfo(
+    name="webdataset",
+    summary="an own data set: WebDataset shards of images and class numbers",
+    source="files of yours",
+    licence="yours",
+    options={"shards": ..., "classes": ..., "train": "*train*.tar", "test": "*val*.tar", "size": 256, "crop": 224},
+)
+
 DATASETS: dict[str, DataInfo] = {
-    info.name: info for info in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100, DIGITS, NPZ, FOLDER)
+    info.name: info
+    for info in (
+        *(MNIST, FASHION_MNIST, CIFAR10, CIFAR100, DIGITS, TINY_IMAGENET, IMAGENET),
+        *(NPZ, FOLDER, WEBDATASET),
+    )
 }

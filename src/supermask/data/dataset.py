@@ -1,15 +1,17 @@
-"""What a loaded data set is: tensors on one device, and a checksum that pins their raw content."""
+"""What a loaded data set is: tensors, how batches are taken from them, and a checksum that pins their raw content."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from supermask.data.inputs import Inputs
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -21,13 +23,18 @@ class Split:
     """One part of a data set.
 
     Attributes:
-        x: Normalised images, shape (N, C, H, W), floating point.
-        y: Class numbers, shape (N,), int64; or, of an own data set, K numbers to predict, shape (N, K), floating point.
-            On the device of ``x``.
+        x: Images, shape (N, C, H, W): normalised and floating point, or bytes that ``inputs`` normalises batch by batch.
+            Bytes may be mapped from a file, which must not be written to.
+        y: Class numbers, shape (n,), int64; or, of an own data set, K numbers to predict, shape (n, K), floating point.
+            On the device of the run.
+        inputs: How bytes become inputs; None where ``x`` are inputs.
+        rows: The images of ``x`` that belong to this split, shape (n,), on the device of ``x``; None: all, in order.
     """
 
     x: Tensor
     y: Tensor
+    inputs: Inputs | None = None
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -35,12 +42,43 @@ class Split:
 
     def to(self, device: torch.device) -> Split:
         """The same split on a device."""
-        return Split(self.x.to(device), self.y.to(device))
+        rows = None if self.rows is None else self.rows.to(device)
+        return replace(self, x=self.x.to(device), y=self.y.to(device), rows=rows)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of one input as it is evaluated."""
+        channels, *size = self.x.shape[1:]
+        crop = None if self.inputs is None else self.inputs.crop
+        return (channels, *size) if crop is None else (channels, crop, crop)
+
+    def batch(self, index: slice | Tensor, *, whole: bool = False) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of some images, on the device of ``y``.
+
+        Args:
+            index: A slice, or numbers of images on the device of ``y``. The inputs of a slice may be a part of the data.
+            whole: Give stored images whole where they would be evaluated by their middle.
+        """
+        if isinstance(index, slice):
+            rows: slice | Tensor = index if self.rows is None else self.rows[index]
+            y = self.y[index]
+        else:
+            rows = index.to(self.x.device) if self.rows is None else self.rows[index.to(self.x.device)]
+            y = self.y.index_select(0, index)
+        x = self.x[rows] if isinstance(rows, slice) else self.x.index_select(0, rows)
+        if self.inputs is None:
+            return x, y
+        return self.inputs(x.to(y.device), whole=whole), y
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in order, ``size`` at once; the last batch may be smaller."""
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size))
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """A whole data set in memory, ready to be indexed in batches.
+    """A whole data set, ready to be indexed in batches.
 
     Attributes:
         name: Its name in the catalogue.
@@ -49,7 +87,7 @@ class DataSet:
         validation: Training images held out to choose by, see :func:`supermask.data.split.hold_out`; None for none.
         classes: Class names; ``classes[y]`` is the name of label ``y``. Empty where ``y`` are numbers to predict.
         checksum: SHA-256 of the raw content, see :func:`content_checksum`; independent of normalisation and device.
-        normalization: How ``x`` was made from the raw pixels, in JSON-able values, see :mod:`supermask.data.normalize`.
+        normalization: How inputs are made from the raw pixels, in JSON-able values, see :mod:`supermask.data.normalize`.
     """
 
     name: str

@@ -12,12 +12,11 @@ import numpy.typing as npt
 
 from supermask.data.dataset import Pixels, RawData, Targets
 from supermask.data.own import assemble, check_split_options
-from supermask.errors import ConfigError, DamagedDataError, DataError, MissingDataError, MissingExtraError
+from supermask.data.pictures import BILINEAR, picture
+from supermask.errors import ConfigError, DamagedDataError, MissingDataError
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp")
 _TEST_NAMES: Final = ("test", "val")
-_GREY: Final = ("1", "L")
-_WIDE: Final = ("I", "F")  # prefixes of the modes with more than eight bits a channel
 
 Size = tuple[int, int]
 
@@ -142,24 +141,8 @@ def _by(shape: tuple[int, ...]) -> str:
 
 def _pixels(file: Path, size: Size | None, channels: int | None) -> npt.NDArray[np.uint8]:
     """One image, (H, W, 1) or (H, W, 3)."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("pillow", "data", "a data set of image files") from error
-    try:
-        with Image.open(file) as opened:
-            image: Image.Image = opened
-            if image.mode.startswith(_WIDE):
-                raise DamagedDataError(f"{file}: more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
-            grey = channels == 1 or (channels is None and image.mode in _GREY)
-            image = image.convert("L" if grey else "RGB")
-            if size is not None:
-                image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image, np.uint8)
-    except DamagedDataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"cannot read {file}: it vanished while the folder was read") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DamagedDataError(f"{file}: not a readable image ({error}). Replace or remove it") from error
+    image = picture(file, str(file), channels)
+    if size is not None:
+        image = image.resize((size[1], size[0]), BILINEAR)
+    pixels = np.asarray(image, np.uint8)
     return pixels.reshape(*pixels.shape[:2], -1)

@@ -110,10 +110,36 @@ def _form(folder: Path, layout: Layout, file: DataFile) -> Path | None:
     return next((path for name in names if (path := folder / name).is_file()), None)
 
 
+def find_tree(info: DataInfo, root: str | os.PathLike[str] | None = None) -> Path | None:
+    """Find the folder of a set of image files: one that has ``train`` and ``val``.
+
+    As in :func:`find`, a data folder that itself is such a folder comes after the named ones. It is Tiny-ImageNet if it
+    holds wnids.txt or has "tiny" in its name, otherwise ImageNet.
+    """
+    roots = search_folders(root)
+    itself = (folder for folder in roots if _is_tiny(folder) == (info.name == "tiny-imagenet"))
+    candidates = (*(folder / name for folder in roots for name in info.folders), *itself)
+    return next((folder for folder in candidates if (folder / "train").is_dir() and (folder / "val").is_dir()), None)
+
+
+def _is_tiny(folder: Path) -> bool:
+    return "tiny" in folder.name.lower() or (folder / "wnids.txt").is_file()
+
+
 def how_to_get(info: DataInfo, root: str | os.PathLike[str] | None = None) -> str:
-    """Say what to put where, for a data set that was not found."""
+    """Say what to put where, for a data set of files that was not found."""
     folders = search_folders(root)
     target = folders[0]
+    searched = ", ".join(f"{folder}" + ("" if folder.is_dir() else " (no such folder)") for folder in folders)
+    if info.folders:
+        below = target / info.folders[0]
+        return (
+            f"Searched: {searched}.\nIt is not downloaded, as its terms ask each user to agree. Get it from {info.source} and "
+            f"unpack it to\n  {below / 'train'} with a folder for each class\n  {below / 'val'} with the same folders, or "
+            "with images and the list of their classes\n"
+            "or name the folder around it by --data-dir, root= or the environment variable SUPERMASK_DATA. The folder may "
+            f"also be called {' or '.join(info.folders[1:])}."
+        )
     wanted = []
     for layout in info.layouts:
         names = ", ".join(file.name for file in (*layout.train, *layout.test))
@@ -121,7 +147,6 @@ def how_to_get(info: DataInfo, root: str | os.PathLike[str] | None = None) -> st
         wanted.append(f"  {target / layout.folders[0]}{os.sep} with {names}{suffix}")
         if layout.archive is not None:
             wanted.append(f"  {target / layout.archive.name}")
-    searched = ", ".join(f"{folder}" + ("" if folder.is_dir() else " (no such folder)") for folder in folders)
     debian = "\nor install Debian's package dataset-fashion-mnist" if info.name == "fashion-mnist" else ""
     return (
         f"Searched: {searched}.\nWith a network, `supermask data get {info.name}` or load(..., download=True) "
@@ -149,6 +174,10 @@ def status(root: str | os.PathLike[str] | None = None) -> list[DataStatus]:
             found = find(info, root)
             hint = "" if found else f"supermask data get {info.name}"
             lines.append(DataStatus(info.name, found is not None, str(found.where) if found else "", hint))
+        elif info.folders:
+            tree = find_tree(info, root)
+            hint = "" if tree else f"supermask data {info.name} says how"
+            lines.append(DataStatus(info.name, tree is not None, str(tree or ""), hint))
         elif info.name == "digits":
             ready = importlib.util.find_spec("sklearn") is not None
             hint = "" if ready else "python -m pip install 'supermask[data]'"

@@ -1,8 +1,11 @@
-"""Raw pixels to network inputs, computed once on the CPU: the same bits on every device.
+"""Raw pixels to network inputs: the same bits on every device.
+
+Most sets are computed once, whole, on the CPU; sets that are kept as bytes batch by batch (:mod:`supermask.data.inputs`).
 
 ``image``    per-image standardisation (x - mean) / max(std, 1/sqrt(N)), with mean and population standard deviation
              over all N = C·H·W raw values of that image; what the signed-supermask paper trains on
 ``dataset``  per channel (x - mean) / std, mean and population standard deviation over the training split
+``imagenet`` per channel (x - mean) / std with the constants that ImageNet's published models use
 ``none``     x / scale, so that images lie in [0, 1]; scale is 255 (16 for the digits, 1 for floating-point images)
 """
 
@@ -18,8 +21,12 @@ import torch
 from torch import Tensor
 
 from supermask.data.dataset import Pixels, RawData
+from supermask.data.inputs import Inputs
+from supermask.errors import ConfigError
 
-KINDS: Final = ("image", "dataset", "none")
+KINDS: Final = ("image", "dataset", "imagenet", "none")
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)  # of RGB, in units of scale
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 _CHUNK: Final = 1 << 18  # values worked on at once: small enough for the cache
 _Reals = npt.NDArray[np.float64]
 
@@ -38,22 +45,19 @@ def normalize(raw: RawData, kind: str, dtype: torch.dtype) -> tuple[Tensor, Tens
     Returns:
         Training images, test images, both (N, C, H, W) on the CPU, and a JSON-able description: ``kind``, ``scale``,
         for ``image`` also ``values`` (N) and ``floor``, for ``dataset`` also ``mean`` and ``std`` a channel, in units
-        of ``scale``. A channel that is constant over the training split becomes zero there (its std is given as 1).
+        of ``scale`` (``imagenet`` too). A channel that is constant over the training split becomes zero there by
+        ``dataset`` (its std is given as 1).
+
+    Raises:
+        ConfigError: ``imagenet`` is asked for images that have not three channels.
     """
-    description: dict[str, object] = {"kind": kind, "scale": raw.scale}
     transform: Callable[[Pixels], tuple[_Reals, _Reals]]
     if kind == "image":
-        values = math.prod(raw.train_images.shape[1:])
-        description |= {"values": values, "floor": 1 / math.sqrt(values)}
+        description = _describe_image(raw)
         transform = _image_statistics
     else:
-        mean, std = np.zeros(raw.train_images.shape[1]), np.ones(raw.train_images.shape[1])
-        if kind == "dataset":
-            mean, std = _channel_statistics(raw.train_images)
-            std[std == 0] = raw.scale
-            description |= {"mean": (mean / raw.scale).tolist(), "std": (std / raw.scale).tolist()}
-        else:
-            std *= raw.scale
+        statistics = channel_statistics(raw.train_images) if kind == "dataset" else None
+        mean, std, description = _channels(raw, kind, statistics)
         offset, divisor = mean[None, :, None, None], std[None, :, None, None]
 
         def transform(_: Pixels) -> tuple[_Reals, _Reals]:
@@ -61,6 +65,52 @@ def normalize(raw: RawData, kind: str, dtype: torch.dtype) -> tuple[Tensor, Tens
 
     train, test = (_apply(images, transform, dtype) for images in (raw.train_images, raw.test_images))
     return train, test, description
+
+
+def inputs_of(
+    raw: RawData, kind: str, dtype: torch.dtype, statistics: tuple[_Reals, _Reals], crop: int | None
+) -> tuple[Inputs, dict[str, object]]:
+    """What normalises batches of images that stay bytes.
+
+    Args:
+        raw: The data set; its pixels are not looked at.
+        kind: One of :data:`KINDS`.
+        dtype: Floating-point type of the inputs.
+        statistics: Mean and standard deviation of each channel over the training images, in pixel values.
+        crop: See :class:`~supermask.data.inputs.Inputs`.
+
+    Returns:
+        The inputs, and the same description as :func:`normalize`.
+    """
+    if kind == "image":
+        return Inputs(None, None, crop, dtype), _describe_image(raw)
+    mean, std, description = _channels(raw, kind, statistics)
+    return Inputs(tuple(mean.tolist()), tuple(std.tolist()), crop, dtype), description
+
+
+def _describe_image(raw: RawData) -> dict[str, object]:
+    values = math.prod(raw.train_images.shape[1:])
+    return {"kind": "image", "scale": raw.scale, "values": values, "floor": 1 / math.sqrt(values)}
+
+
+def _channels(
+    raw: RawData, kind: str, statistics: tuple[_Reals, _Reals] | None
+) -> tuple[_Reals, _Reals, dict[str, object]]:
+    """Offset and divisor of each channel in pixel values, and their description."""
+    channels = raw.train_images.shape[1]
+    description: dict[str, object] = {"kind": kind, "scale": raw.scale}
+    if kind == "none":
+        return np.zeros(channels), np.full(channels, float(raw.scale)), description
+    if kind == "imagenet":
+        if channels != len(IMAGENET_MEAN):
+            raise ConfigError(f"data.normalize: imagenet needs images of 3 channels (RGB), got {channels}")
+        mean, std = np.array(IMAGENET_MEAN) * raw.scale, np.array(IMAGENET_STD) * raw.scale
+    else:
+        assert statistics is not None
+        mean, std = statistics
+        std = np.where(std == 0, raw.scale, std)
+    description |= {"mean": (mean / raw.scale).tolist(), "std": (std / raw.scale).tolist()}
+    return mean, std, description
 
 
 def _chunks(images: Pixels) -> Iterator[slice]:
@@ -97,7 +147,7 @@ def _image_statistics(images: Pixels) -> tuple[_Reals, _Reals]:
     return mean.reshape(-1, 1, 1, 1), std.reshape(-1, 1, 1, 1)
 
 
-def _channel_statistics(images: Pixels) -> tuple[_Reals, _Reals]:
+def channel_statistics(images: Pixels) -> tuple[_Reals, _Reals]:
     """Mean and population standard deviation of each channel over all images, shape (C,)."""
     channels = images.shape[1]
     count = images.size // channels
