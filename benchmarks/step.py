@@ -2,7 +2,8 @@
 
     python benchmarks/step.py [fcn conv2 conv4 conv6] [--rounds N]
 
-Batch 128, random inputs of the data set's shape, one thread, processes set up as the lab's workers.
+Batch 128, random inputs of the data set's shape, one thread, processes set up as the lab's workers. SET and RigL are measured
+with and without an event in the step; "every 100" is the mean of 99 steps without and one with it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,19 @@ import torch.nn.functional as F
 from interleaved import LAB, header, measure, ratio
 
 from supermask import Magnitude, Method, RandomMask, SignedSupermask, models, optim
+from supermask.methods import SET, DessiLBI, RigL
 
 SHAPES = {"fcn": (1, 28, 28), "conv2": (3, 32, 32), "conv4": (3, 32, 32), "conv6": (3, 32, 32)}
+EVERY = 100
 METHODS: dict[str, Method] = {
     "signed-supermask": SignedSupermask(),
     "random": RandomMask(),
     "magnitude": Magnitude(),
+    "dessilbi": DessiLBI(),
+    "set without event": SET(every=10**7),
+    "set with event": SET(every=1),
+    "rigl without event": RigL(every=10**7),
+    "rigl with event": RigL(every=1),
 }
 REFERENCE = "dense, fused SGD"
 
@@ -61,11 +69,16 @@ def main() -> None:
     for network in arguments.networks:
         small = network == "fcn"
         steps = [REFERENCE, "signed-supermask, fused SGD", "dense, SGDW", "signed-supermask, SGDW"]
-        if small:
-            steps += ["random, fused SGD", "magnitude, fused SGD"]
+        if network in ("fcn", "conv2"):
+            steps += [f"{name}, fused SGD" for name in METHODS if name != "signed-supermask"]
         rounds = arguments.rounds or (100 if small else 15)
         environments = {f"{network}: {step}": LAB for step in steps}
         times = measure(candidate, environments, rounds=rounds, calls=10 if small else 1, warmup=20 if small else 2)
+        for name in ("set", "rigl"):
+            keys = [f"{network}: {name} {event} event, fused SGD" for event in ("without", "with")]
+            if keys[0] in times:
+                pairs = zip(*(times[key] for key in keys), strict=True)
+                times[f"{network}: {name} every {EVERY}, fused SGD"] = [a + (b - a) / EVERY for a, b in pairs]
         for name, values in times.items():
             median, low, high = ratio(values, times[f"{network}: {REFERENCE}"])
             step = name.partition(": ")[2]

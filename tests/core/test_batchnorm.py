@@ -114,3 +114,21 @@ def test_weight_decay_does_not_reach_a_frozen_batch_norm() -> None:
     optimizer.step()
     assert bool((model.bn1.weight == 1.0).all())
     assert not bool(model.bn1.bias.any())
+
+
+def test_scale_and_shift_alone() -> None:
+    norm = nn.BatchNorm1d(3)
+    frozen = freeze_batchnorm({"norm": norm}, statistics=False)
+    norm(noise(8, 3))
+    assert norm.training
+    assert int(norm.num_batches_tracked or 0) == 1
+    assert not any(p.requires_grad for p in norm.parameters())
+    unfreeze_batchnorm(frozen)
+    assert all(p.requires_grad for p in norm.parameters())
+    assert norm.eval().train().training
+
+
+def test_scale_and_shift_of_a_norm_without_statistics() -> None:
+    norm = nn.BatchNorm1d(3, track_running_stats=False)
+    freeze_batchnorm({"norm": norm}, statistics=False)
+    assert not norm.weight.requires_grad

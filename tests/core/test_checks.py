@@ -17,7 +17,8 @@ from torch.nn.utils.parametrize import is_parametrized
 import supermask.core.sparsifier
 from supermask import Initializer, Method, SignedSupermask, Sparsifier, check_method
 from supermask.core.checks import CHECKS, Report, Result, run_check
-from supermask.core.parametrizations import Masked, Thresholded
+from supermask.core.parametrizations import Masked, Selected, Thresholded
+from supermask.core.select import selected
 from supermask.core.zoo import ZOO
 from supermask.errors import ConformanceError, HyperparameterError, UnsupportedModuleError
 
@@ -238,6 +239,31 @@ class TrainsNothing(Sound):
         s.model.requires_grad_(False)
 
 
+@config
+class RemembersARound(Sound):
+    """What the second round does depends on the process that did the first."""
+
+    def next_round(self, s: Sparsifier) -> bool:
+        s.model.seen = True  # type: ignore[assignment]
+        return s.round == 0
+
+    def after_step(self, s: Sparsifier) -> None:
+        if s.round == 1 and hasattr(s.model, "seen"):
+            for target in s.targets:
+                target.parameter.mul_(0.9)
+
+
+@config
+class ShowsHiddenWeightsLater(Sound):
+    def next_round(self, s: Sparsifier) -> bool:
+        for target in s.targets:
+            installed = target.parametrization
+            assert isinstance(installed, Masked)
+            installed.dense_grad = True  # hidden weights then count as stored
+            target.parameter.add_(1.0)
+        return s.round == 0
+
+
 # check -> methods that break it, each with what the report then says
 BROKEN: dict[str, list[tuple[Method, str]]] = {
     "is_a_frozen_config": [
@@ -267,6 +293,10 @@ BROKEN: dict[str, list[tuple[Method, str]]] = {
         (ReplacesAModule(), "not a plain module: .*ReLU"),
     ],
     "resumes_bitwise": [(CountsOnTheModel(), "after the resume: .* differs")],
+    "resumes_in_later_rounds": [
+        (RemembersARound(), "after a resume in round 1, step 0: .* differs"),
+        (ShowsHiddenWeightsLater(), "0.weight moves hidden weights in round 1"),
+    ],
     "copies": [(HooksTheOriginal(), "the copy computes something else")],
     "accumulates_gradients": [(AddsToEveryBackward(), "differs under accumulation")],
     "accepts_a_closure": [(RemembersOtherRuns(), r"step\(closure\): .* differs")],
@@ -362,3 +392,28 @@ def test_signed_supermask_passes_from_python_as_a_user_would_run_it() -> None:
     method = SignedSupermask(weights=Initializer(distribution="normal", rule="xavier"))
     result = Result("learns", "mlp", "pass")
     assert run_check("learns", method, MLP) == result
+
+
+def test_a_weight_that_remains_may_never_be_drawn_again() -> None:
+    """Hidden ones may, where the parametrization says so."""
+
+    def report(hidden: bool) -> list[str]:
+        @dataclass(frozen=True, kw_only=True)
+        class Redraws(Method):
+            name: ClassVar[str] = "redraws"
+
+            def setup(self, s: Sparsifier) -> None:
+                for target in s.targets:
+                    installed = Selected(target.parameter.detach(), redraws=True)
+                    s.install_score(target, installed, torch.zeros(target.shape))
+                    installed.select(torch.arange(target.size).reshape(target.shape) % 2)
+
+            def after_step(self, s: Sparsifier) -> None:
+                for target in s.targets:
+                    selected(target).replace(torch.ones(target.shape), target.mask != hidden)
+
+        result = run_check("frozen_weights_do_not_move", Redraws(), MLP)
+        return [result.status, result.detail]
+
+    assert report(hidden=True) == ["pass", ""]
+    assert report(hidden=False) == ["fail", "the frozen weight 0.weight changed at step 1"]

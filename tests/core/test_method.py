@@ -68,7 +68,7 @@ def test_good_densities(density: float) -> None:
 
 
 BAD: list[tuple[Callable[[], Method], str]] = [
-    (lambda: RandomMask(scope="layer"), "random: scope must be one of global, uniform, erk; got 'layer'"),
+    (lambda: RandomMask(scope="layer"), "random: scope must be one of global, uniform, erk, er; got 'layer'"),
     (lambda: RandomMask(scope=["erk"]), r"random: scope must be one of .*; got \['erk'\]"),
     (lambda: Magnitude(schedule="cubic"), "magnitude: schedule must be one of one-shot, gradual; got 'cubic'"),
     (lambda: Magnitude(begin=-0.1), r"magnitude: begin must be a number in \[0, 1\], got -0.1"),

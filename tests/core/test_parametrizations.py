@@ -140,7 +140,7 @@ def test_masked() -> None:
     upstream = torch.tensor([[5.0, 6.0, 7.0]])
     for options, weight, gradient in (
         ({}, [2.0, 0.0, -4.0], [5.0, 0.0, 7.0]),
-        ({"dense_grad": True}, [2.0, 0.0, -4.0], [5.0, 6.0, 7.0]),
+        ({"dense_grad": True}, [2.0, 3.0, -4.0], [5.0, 6.0, 7.0]),  # the sparsifier keeps the hidden 3 at 0
         ({"applied": False}, [2.0, 3.0, -4.0], [5.0, 6.0, 7.0]),
     ):
         dense.grad = None

@@ -8,9 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from supermask.core.select import SCOPES, Scope, masks_by_score
+from supermask.core.select import (
+    LAWS,
+    SCOPES,
+    Law,
+    Scope,
+    layer_counts,
+    masks_by_counts,
+    masks_by_score,
+    random_masks,
+)
 from supermask.core.targets import find_targets
-from supermask.errors import HyperparameterError
+from supermask.errors import DivergedError, HyperparameterError
 from supermask.tensors.allocation import erk
 
 from .helpers import noise
@@ -43,3 +52,34 @@ def test_a_density_of_less_than_one_weight_is_refused() -> None:
     scores = [torch.zeros(t.shape) for t in TARGETS]
     with pytest.raises(HyperparameterError, match="density 0.001 keeps none of 83 weights; the smallest .* is 0.00602"):
         masks_by_score(TARGETS, scores, 0.001, "global")
+
+
+@given(st.floats(36 / SIZE, 1.0), st.sampled_from(LAWS))
+def test_a_dense_first_layer_is_part_of_the_promise(density: float, law: Law) -> None:
+    counts = layer_counts(TARGETS, density, law, first_dense=True)
+    assert counts[0] == 35
+    assert sum(counts) == math.floor(density * SIZE + 0.5)
+
+
+def test_a_dense_first_layer_must_leave_something() -> None:
+    message = "first_dense keeps all 35 weights of 0.weight, but density 0.4 stands for 33 in all layers; raise density"
+    with pytest.raises(HyperparameterError, match=message):
+        layer_counts(TARGETS, 0.4, "uniform", first_dense=True)
+    with pytest.raises(HyperparameterError, match="first_dense keeps all 35 weights"):
+        layer_counts(TARGETS[:1], 0.4, "uniform", first_dense=True)
+    assert layer_counts(TARGETS[:1], 1.0, "uniform", first_dense=True) == [35]
+
+
+def test_random_masks_of_fewer_weights_are_a_part_of_more() -> None:
+    few, more = (random_masks(TARGETS, 3, density, "uniform") for density in (0.2, 0.5))
+    for a, b in zip(few, more, strict=True):
+        assert not bool((a & ~b).any())
+    assert not torch.equal(few[0], random_masks(TARGETS, 4, 0.2, "uniform")[0])
+
+
+def test_given_counts() -> None:
+    scores = [torch.arange(float(t.size)).reshape(t.shape) for t in TARGETS]
+    assert [int(mask.sum()) for mask in masks_by_counts(TARGETS, scores, [1, 0, 33])] == [1, 0, 33]
+    scores[1][0, 0] = math.nan
+    with pytest.raises(DivergedError, match="1.weight holds values that are not numbers"):
+        masks_by_counts(TARGETS, scores, [1, 0, 33])

@@ -122,6 +122,32 @@ def test_a_value_that_json_does_not_have():
         check(int, {1, 2}, "a")
 
 
+@pytest.mark.parametrize(
+    ("augment", "section", "changed"),
+    [
+        ({"padding": 4}, {"padding": 4, "flip": True}, {}),
+        ({"name": "crop-flip", "flip": False}, {"padding": 4, "flip": False}, {"flip": False}),
+        (
+            {"name": "random-resized-crop", "size": 224, "scale": [0.25, 1]},
+            {"name": "random-resized-crop", "size": 224, "scale": [0.25, 1.0], "ratio": [3 / 4, 4 / 3], "flip": True},
+            {"name": "random-resized-crop", "size": 224, "scale": [0.25, 1.0]},
+        ),
+        ({"name": "subset-crop-flip"}, {"name": "subset-crop-flip", "padding": 4}, {"name": "subset-crop-flip"}),
+    ],
+)
+def test_augmentations_by_name(augment, section, changed):
+    config = parse({"data.augment": augment})
+    assert config.to_sections()["data"]["augment"] == section
+    assert config.to_sections(defaults=False)["data"]["augment"] == changed
+    assert parse_run(config.to_sections(), HERE) == config
+
+
+def test_a_schedule_is_held_against_the_full_set_only():
+    schedule = {"train.schedule": {"name": "warm-up", "steps": 10_000, "then": {"name": "cosine"}}, "train.epochs": 1}
+    refuse({"data": {"name": "tiny-imagenet"}, **schedule}, r"train\.schedule: .*10,?000")
+    assert parse({"data": {"name": "tiny-imagenet", "classes": 300}, **schedule}).data.options == {"classes": 300}
+
+
 def test_parse_and_write_agree():
     patch = {
         "train.schedule": {"name": "step", "milestones": [10, 20]},
@@ -211,8 +237,13 @@ def test_only_what_differs_from_defaults():
         ({"model.classes": 0}, r"model: classes must be .*got 0"),
         ({"data.name": "digit"}, r"data\.name: no data set is called 'digit'; did you mean 'digits'\?"),
         ({"data.normalise": "image"}, r"data\.normalise: unknown key; did you mean 'normalize'\?"),
-        ({"data.normalize": "images"}, r"data\.normalize: expected 'image' or 'dataset' or 'none', got 'images'"),
+        ({"data.normalize": "images"}, r"data\.normalize: expected 'image' or 'dataset' or 'imagenet' or 'none', got"),
         ({"data.augment": {"padding": -1}}, r"data\.augment: padding must be an integer >= 0"),
+        ({"data.augment": {"name": "random-crop"}}, r"data\.augment\.name: expected crop-flip or .* got 'random-crop'"),
+        ({"data.augment": {"name": "random-resized-crop"}}, r"data\.augment\.size: missing; it has no default"),
+        ({"data.augment": {"name": "subset-crop-flip", "flip": True}}, r"data\.augment\.flip: unknown key"),
+        ({"data": {"name": "imagenet", "clases": 10}}, r"data\.clases: unknown key; did you mean 'classes'\?"),
+        ({"data": {"name": "webdataset", "classes": 10}}, r"data\.shards: missing; the data set 'webdataset' needs it"),
         ({"data.validation": -1}, r"data: validation must be a number of training examples >= 0, got -1"),
         ({"data.validation": 0.1}, r"data\.validation: expected a whole number, got 0\.1 \(a number\)"),
         ({"data": {"name": "npz"}}, r"data\.file: missing; the data set 'npz' needs it"),

@@ -373,7 +373,7 @@ SETTINGS = {"kind": "settings", "columns": {"rate": "train.optimizer.lr"}}
         ({"published": {"row": {}}}, r"published\.row: unknown key; did you mean 'rows'\?"),
         ({"published": {"rows": []}}, r"published\.rows: expected a section of keys and values"),
         ({"published": {"rows": {"dense": 97.4}}},
-         r"published\.rows\.dense: expected the id of an entry of literature\.yaml, or its cells, got 97\.4 \(a number\)"),
+         r"published\.rows\.dense: expected the id of an entry of the literature, or its cells, got 97\.4 \(a number\)"),
         ({"published": {"rows": {"dense": {"accuracy": [97.4]}}}}, r"published\.rows\.dense\.source: missing"),
         ({"published": {"rows": {"dense": CELLS | {"acuracy": [1]}}}},
          r"published\.rows\.dense\.acuracy: unknown key; did you mean 'accuracy'\?"),
@@ -388,6 +388,12 @@ SETTINGS = {"kind": "settings", "columns": {"rate": "train.optimizer.lr"}}
         ({"table": {"kin": "settings"}}, r"table\.kin: unknown key; did you mean 'kind'\?"),
         ({"table": {"kind": "setting"}}, r"table\.kind: expected 'results' or 'settings' or 'literature', got 'setting'"),
         ({"table": {"kind": "settings"}}, r"table\.columns: missing; a table of kind 'settings' needs them"),
+        ({"table": {"rank": "all"}}, r"table\.rank: expected a list"),
+        ({"table": {"rank": []}}, r"table\.rank: expected true, or different densities such as \[0\.1, 0\.01\], got \[\]"),
+        ({"table": {"rank": [0.1, 0.1]}}, r"table\.rank: expected true, or different densities"),
+        ({"table": {"rank": [10, 5]}}, r"table\.rank: a density must be in \(0, 1\], got 10; did you mean 0\.1\?"),
+        ({"table": {"rank": [0]}}, r"table\.rank: a density must be in \(0, 1\], got 0 \(density is what remains\)"),
+        ({"table": {"kind": "literature", "rank": True}}, r"table\.rank: a table of kind 'literature' has no runs to rank"),
         ({"table": {"columns": {"a": "b"}}}, r"table\.columns: only a table of kind 'settings' takes it, .* is 'results'"),
         ({"table": SETTINGS | {"columns": {"rate": 3}}}, r"table\.columns\.rate: expected text, got 3"),
         ({"table": SETTINGS | {"quoted": {"dense": {"rate": 0.1}}}}, r"table\.quoted\.dense\.rate: expected text, got 0\.1"),
@@ -402,6 +408,14 @@ SETTINGS = {"kind": "settings", "columns": {"rate": "train.optimizer.lr"}}
 def test_what_is_wrong_beside_the_runs(raw, message):
     with pytest.raises(ConfigError, match=message):
         make_experiment(raw)
+
+
+@pytest.mark.parametrize(
+    ("table", "rank"), [({}, None), ({"rank": False}, None), ({"rank": True}, ()), ({"rank": [0.01, 0.1]}, (0.1, 0.01)),
+                        (SETTINGS | {"rank": [1]}, (1,))]
+)  # fmt: skip
+def test_rankings_that_a_file_asks_for(table, rank):
+    assert make_experiment({"table": table}).table.rank == rank
 
 
 # ---------------------------------------------------------------------- plug-ins

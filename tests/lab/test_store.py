@@ -5,10 +5,12 @@ import json
 import re
 
 import pytest
+import torch
 
+from supermask import save_arrays
 from supermask.errors import RunError
 from supermask.lab.files import canonical_json, sha256, write_json
-from supermask.lab.store import RunFolder, read_failures, read_metrics, read_results, run_folder
+from supermask.lab.store import RunFolder, read_extras, read_failures, read_metrics, read_results, run_folder
 
 from .helpers import run_here
 
@@ -71,6 +73,9 @@ def sound(tmp_path_factory):
         (("metric",), {"name": "mae"}, "'metric.better' should be str, is missing"),
         (("setting",), None, "'setting' should be str, is None"),
         (("epochs_planned",), 1.5, "'epochs_planned' should be int, is 1.5"),
+        (("full",), {"loss": 0.5}, "'full.accuracy' should be int or float or null, is missing"),
+        (("rounds",), None, "'rounds' should be int, is None"),
+        (("notes",), ["a text", 3], "'notes.1' should be str, is 3"),
         (("conditions", "batch_size"), ..., "'conditions.batch_size' should be int, is missing"),
         (("conditions", "machines", 0), "mine", "'conditions.machines[0]' should be dict, is 'mine'"),
     ],
@@ -92,7 +97,17 @@ def test_what_reports_read_is_checked(path, value, message, sound, tmp_path):
 
 
 def test_results_of_earlier_versions_are_read(sound, tmp_path):
-    later = ("n_validation", "precision", "metric", "setting", "epochs_planned", "conditions")
+    later = (
+        "n_validation",
+        "precision",
+        "metric",
+        "setting",
+        "epochs_planned",
+        "conditions",
+        "full",
+        "rounds",
+        "notes",
+    )
     assert set(later) <= sound.keys()
     early = {key: value for key, value in sound.items() if key not in later}
     early["macs"] = {"dense": None, "remaining": None}
@@ -108,6 +123,19 @@ def test_metrics(tmp_path):
     folder.metrics.write_text('{"epoch": 1}\nnonsense\n')
     with pytest.raises(RunError, match=r"metrics\.jsonl, line 2: damaged"):
         read_metrics(folder)
+
+
+def test_extras(tmp_path):
+    run = RunFolder(tmp_path)
+    assert read_extras(run) == {}
+    save_arrays(run.extras, {"path/fc1.weight": torch.tensor([[3, -1]], dtype=torch.int32)})
+    (name,) = found = read_extras(run)
+    assert (name, found[name].tolist()) == ("path/fc1.weight", [[3, -1]])
+    run.extras.write_bytes(run.extras.read_bytes()[:-3])
+    with pytest.raises(
+        RunError, match=r"extras\.safetensors: damaged \(.*; delete the run folder to train this run again"
+    ):
+        read_extras(run)
 
 
 def test_names_with_slashes_are_nested_folders(tmp_path):

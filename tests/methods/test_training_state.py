@@ -7,6 +7,18 @@ import torch
 import torch.nn.functional as F
 
 from supermask import Dense, Initializer, Magnitude, Method, RandomMask, SignedSupermask, models
+from supermask.methods import (
+    MPT,
+    SET,
+    EdgePopup,
+    GemMiner,
+    IteRand,
+    LotteryTicket,
+    MulticoatedSupermask,
+    RigL,
+    SynFlow,
+    ZhouSupermask,
+)
 from supermask.optim import SGDW
 
 WEIGHTS = 266_200
@@ -50,8 +62,24 @@ def test_dense_is_weight_gradient_and_momentum() -> None:
         (SignedSupermask(threshold_rule="variable"), False, 1),
         (RandomMask(density=0.1), False, 1),
         (Magnitude(density=0.1), False, 1),
+        (SynFlow(iterations=2, input_shape=(1, 28, 28)), False, 1),
+        (SET(density=0.1), False, 1),
+        (RigL(density=0.1), False, 1),
+        (LotteryTicket(rewind="none"), False, 1),
     ],
-    ids=["absolute", "relative", "given", "binary", "variable", "random", "magnitude"],
+    ids=[
+        "absolute",
+        "relative",
+        "given",
+        "binary",
+        "variable",
+        "random",
+        "magnitude",
+        "synflow",
+        "set",
+        "rigl",
+        "ticket",
+    ],
 )
 def test_at_most_one_byte_a_weight_more(method: Method, given: bool, extra: int) -> None:
     assert _state_bytes(method, given=given) - _state_bytes(Dense()) - extra * WEIGHTS in range(SMALL)
@@ -61,3 +89,20 @@ def test_different_magnitudes_cost_their_own_size() -> None:
     """Uniform or normal frozen weights have to be kept: four bytes a weight, and no more."""
     uniform = SignedSupermask(weights=Initializer(distribution="uniform", rule="he"))
     assert _state_bytes(uniform) - _state_bytes(Dense()) - 4 * WEIGHTS in range(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("method", "extra"),
+    [
+        (LotteryTicket(), 5),
+        (EdgePopup(), 5),
+        (IteRand(), 5),
+        (MulticoatedSupermask(), 5),
+        (ZhouSupermask(), 5),
+        (GemMiner(), 6),
+        (MPT(), 9),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_what_other_methods_say_they_keep(method: Method, extra: int) -> None:
+    assert _state_bytes(method) - _state_bytes(Dense()) - extra * WEIGHTS in range(SMALL)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supermask.tensors.allocation import counts, erk, uniform
+from supermask.tensors.allocation import counts, er, erk, uniform
 
 LENET = [(300, 784), (100, 300), (10, 100)]
 CONV4 = [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3), (128, 128, 3, 3), (256, 8192), (256, 256), (10, 256)]
@@ -44,6 +44,20 @@ def test_erk_meets_the_total(shapes: list[tuple[int, ...]], density: float) -> N
 
 def test_erk_of_full_density_is_dense() -> None:
     assert erk(CONV4, 1.0) == pytest.approx([1.0] * 7)
+
+
+def test_er_is_erk_without_kernels() -> None:
+    """On Conv4 by hand: 1/out + 1/in of the channels, the first and the last layer dense."""
+    assert er(LENET, 0.1) == erk(LENET, 0.1)
+    densities = er(CONV4, 0.1)
+    raw = [1 / shape[0] + 1 / shape[1] for shape in CONV4]
+    sparse = [i for i, d in enumerate(densities) if d < 1]
+    assert sparse == [1, 2, 3, 4, 5]
+    factor = densities[1] / raw[1]
+    assert [densities[i] for i in sparse] == pytest.approx([factor * raw[i] for i in sparse])
+    assert factor * raw[0] > 1
+    assert factor * raw[6] > 1
+    assert total(CONV4, densities) == pytest.approx(0.1, rel=1e-12)
 
 
 def test_uniform() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from supermask.errors import HyperparameterError
-from supermask.tensors.initializers import Initializer, fans
+from supermask.tensors.initializers import Initializer, density_factor, fans
 from supermask.tensors.philox import Stream
 
 FCN = [(300, 784), (100, 300), (10, 100)]
@@ -120,7 +120,7 @@ def test_entries_follow_row_major_order() -> None:
     ("fields", "message"),
     [
         ({"distribution": "gauss", "rule": "he"}, "distribution must be one of uniform, normal.*got 'gauss'"),
-        ({"distribution": "normal", "rule": "kaiming"}, "rule must be one of he, xavier.*got 'kaiming'"),
+        ({"distribution": "normal", "rule": "kaiming"}, "rule must be one of he, he-out, xavier.*got 'kaiming'"),
         ({"distribution": "normal", "rule": "fixed"}, "'fixed' needs a gain"),
         *(
             ({"distribution": "normal", "rule": "he", "gain": gain}, "gain must be a positive number, got")
@@ -131,3 +131,12 @@ def test_entries_follow_row_major_order() -> None:
 def test_bad_fields(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(HyperparameterError, match=message):
         Initializer(**fields)
+
+
+def test_he_by_fan_out() -> None:
+    assert Initializer(distribution="normal", rule="he-out").std(100, 50) == math.sqrt(2 / 50)
+
+
+@pytest.mark.parametrize(("scale", "factor"), [("none", 1.0), ("kept", 0.3**-0.5), ("pruned-bug", 0.7**-0.5)])
+def test_the_factor_of_a_density(scale: Any, factor: float) -> None:
+    assert density_factor(scale, 0.3) == pytest.approx(factor, rel=1e-15)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from supermask.tensors.topk import keep_count, kth_largest, topk_mask, topk_masks
+from supermask.tensors.topk import holds_nan, keep_count, kth_largest, topk_mask, topk_masks, topk_masks_by_keys
 
 few_values = st.lists(st.integers(-2, 2), min_size=1, max_size=40)  # many ties
 
@@ -63,6 +63,32 @@ def test_nan_is_refused() -> None:
         topk_mask(torch.tensor([1.0, float("nan")]), 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("k", [0, 1, 250, 499, 500])
+def test_nan_is_found_wherever_it_is(k: int, dtype: torch.dtype) -> None:
+    scores = torch.randn(500, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert not holds_nan(scores)
+    for place in (0, 77, 499):
+        for nan in (float("nan"), -float("nan")):
+            bad = scores.clone()
+            bad[place] = nan
+            assert holds_nan(bad)
+            with pytest.raises(ValueError, match="a score is NaN"):
+                topk_mask(bad, k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
+def test_many_scores_with_few_or_many_ties(scale: float, dtype: torch.dtype) -> None:
+    """Against a stable sort, on sizes at which the selection is vectorised."""
+    scores = (torch.randn(20_000, generator=torch.Generator().manual_seed(1)) * scale).round().to(dtype)
+    scores[::7] = -0.0  # equal to 0
+    order = scores.sort(descending=True, stable=True).indices
+    for k in (1, 100, 9_999, 10_000, 19_999):
+        mask = topk_mask(scores, k)
+        assert torch.equal(mask.nonzero().flatten(), order[:k].sort().values)
+
+
 @pytest.mark.parametrize("k", [-1, 4])
 def test_k_out_of_range_is_refused(k: int) -> None:
     with pytest.raises(ValueError, match=rf"k must be in \[0, 3\].*got {k}"):
@@ -90,3 +116,15 @@ def test_kth_largest_against_sorting(values: list[float], data: st.DataObject) -
     k = data.draw(st.integers(1, len(values)))
     scores: Tensor = torch.tensor(values)
     assert kth_largest(scores, k) == scores.sort(descending=True).values[k - 1]
+
+
+@given(st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 2)), min_size=1, max_size=30), st.data())
+def test_several_keys_rank_lexicographically(pairs: list[tuple[int, int]], data: st.DataObject) -> None:
+    """Over two tensors; the second key decides among ties of the first, the position among ties of both."""
+    cut, k = data.draw(st.integers(0, len(pairs))), data.draw(st.integers(0, len(pairs)))
+    first, second = torch.tensor([a for a, _ in pairs], dtype=torch.int32), torch.tensor([float(b) for _, b in pairs])
+    keys = [[key[:cut], key[cut:].view(1, -1)] for key in (first, second)]
+    masks = topk_masks_by_keys(keys, k)
+    expected = sorted(range(len(pairs)), key=lambda i: (-pairs[i][0], -pairs[i][1], i))[:k]
+    assert torch.cat([mask.flatten() for mask in masks]).nonzero().flatten().tolist() == sorted(expected)
+    assert masks[1].shape == (1, len(pairs) - cut)

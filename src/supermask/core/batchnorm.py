@@ -1,4 +1,4 @@
-"""Freezing batch norm: always in inference mode, nothing trained, whatever ``model.train()`` says."""
+"""Freezing batch norm: nothing trained; and, unless its statistics go on, always in inference mode."""
 
 from __future__ import annotations
 
@@ -31,17 +31,22 @@ def norms_beside(model: nn.Module, modules: Iterable[nn.Module]) -> dict[str, nn
     }
 
 
-def freeze_batchnorm(norms: dict[str, nn.Module]) -> Frozen:
-    """Freeze batch norms in place: inference mode with the present statistics, no gradients.
+def freeze_batchnorm(norms: dict[str, nn.Module], *, statistics: bool = True) -> Frozen:
+    """Freeze batch norms in place: no gradients, and inference mode with the present statistics.
+
+    Args:
+        norms: Batch norms by name.
+        statistics: False freezes scale and shift alone, at their present values (1 and 0 in a new norm, which makes it
+            a non-affine one): running statistics are collected as usual.
 
     Returns:
         What :func:`unfreeze_batchnorm` needs; norms that are frozen already are not in it.
 
     Raises:
-        UnsupportedModuleError: A batch norm keeps no running statistics, so that it cannot be frozen.
+        UnsupportedModuleError: A batch norm keeps no running statistics, so that they cannot be frozen.
     """
     for name, module in norms.items():
-        if module.running_mean is None:
+        if statistics and module.running_mean is None:
             raise UnsupportedModuleError(
                 f"{name} has track_running_stats=False and computes from each batch, also in "
                 "inference mode: it cannot be frozen; build it with running statistics or train batch norm"
@@ -50,9 +55,10 @@ def freeze_batchnorm(norms: dict[str, nn.Module]) -> Frozen:
     for module in norms.values():
         if "train" in module.__dict__:
             continue
-        module.eval()
-        # an instance attribute, not a subclass: state dict, isinstance and deepcopy are left alone
-        object.__setattr__(module, "train", types.MethodType(_stay, module))
+        if statistics:
+            module.eval()
+            # an instance attribute, not a subclass: state dict, isinstance and deepcopy are left alone
+            object.__setattr__(module, "train", types.MethodType(_stay, module))
         frozen[module] = [parameter for parameter in module.parameters(recurse=False) if parameter.requires_grad]
         for parameter in frozen[module]:
             parameter.requires_grad_(False)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.optim import Optimizer
 
 from supermask.errors import BindError
+
+# Optimizers that work entry by entry and leave an entry at zero whose value, gradient and state are zero.
+_KEEPS_ZEROS: Final = frozenset(
+    {"SGD", "SGDW", "ASGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop"}
+)
+_KNOWN: Final = ("torch.optim.", "supermask.optim.")
 
 
 class Binding:
@@ -23,6 +29,10 @@ class Binding:
         optimizer: The optimizer to hook.
         before: Called with the factor that gradients still carry (1.0 normally).
         after: Called when the weights have moved.
+
+    Attributes:
+        keeps_zeros: Whether a step of this optimizer is known to leave an entry at zero whose value, gradient and state are
+            zero. Not so, for example, with Muon, which mixes the entries of a matrix, or with an optimizer unknown here.
     """
 
     def __init__(self, optimizer: Optimizer, before: Callable[[float], None], after: Callable[[], None]) -> None:
@@ -31,6 +41,7 @@ class Binding:
                 "LBFGS evaluates the loss several times a step; use an optimizer with one evaluation a step"
             )
         self.optimizer = optimizer
+        self.keeps_zeros = type(optimizer).__name__ in _KEEPS_ZEROS and type(optimizer).__module__.startswith(_KNOWN)
         self._before = before
         self._after = after
         self._handles = [

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
-from supermask.core.targets import find_targets
+import torch
+from torch import Tensor, nn
+
+from supermask.core.targets import Target, find_targets
 from supermask.tensors.initializers import Initializer
 from supermask.tensors.philox import Stream
+
+if TYPE_CHECKING:
+    from supermask.core.sparsifier import Sparsifier
 
 
 def initialize(model: nn.Module, initializer: Initializer, seed: int) -> None:
@@ -29,3 +34,21 @@ def initialize(model: nn.Module, initializer: Initializer, seed: int) -> None:
                 for name, parameter in site.module.named_parameters(recurse=False):
                     if "bias" in name:
                         parameter.zero_()
+
+
+def starting_weight(s: Sparsifier, target: Target, initializer: Initializer) -> Tensor:
+    """The weight that a method starts from: drawn with its initialiser, or the model's own where the user wants that."""
+    weight = target.parameter.detach()
+    if not s.redraw:
+        return weight
+    target.redrawn = True
+    return initializer.draw(target.shape, target.fans, Stream(s.seed, "weights", target.name)).to(weight)
+
+
+def starting_score(s: Sparsifier, target: Target, initializer: Initializer) -> Tensor:
+    """The score that a method starts from: the one given to ``attach``, or drawn with its initialiser."""
+    score = s.initial_score(target)
+    if score is not None:
+        return score
+    drawn = initializer.draw(target.shape, target.fans, Stream(s.seed, "scores", target.name))
+    return drawn.to(target.parameter.detach())

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, final
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from supermask.core.arrays import ArrayLike
 from supermask.core.sparsifier import Sparsifier
-from supermask.core.targets import Pattern, find_targets
+from supermask.core.targets import Pattern, Target, find_targets
 from supermask.errors import AttachError, HyperparameterError, UnsupportedModuleError
 from supermask.tensors.initializers import Initializer
 
@@ -62,6 +62,10 @@ class Method(abc.ABC):
         """None when the method works on this model; otherwise which part it refuses, and why."""
         return None
 
+    def also_targets(self, targets: Sequence[Target]) -> list[str]:  # noqa: ARG002
+        """Names of further parameters to act on, for example the biases of the targets' layers; ``ignore`` still holds."""
+        return []
+
     def penalty(self, s: Sparsifier) -> Tensor | None:  # noqa: ARG002
         """A differentiable scalar whose gradient is added once per optimizer step, or None."""
         return None
@@ -86,6 +90,11 @@ class Method(abc.ABC):
 
     def draw(self, s: Sparsifier, index: int) -> None:  # noqa: B027
         """Put on the random masks of one test draw, ``index`` in [0, test_draws); what was on comes back by itself."""
+
+    def promised_density(self) -> float | None:
+        """The density that the end of training meets to the single weight: the field ``density``, if there is one."""
+        density: float | None = getattr(self, "density", None)
+        return density
 
     def results(self, s: Sparsifier) -> dict[str, Tensor]:  # noqa: ARG002
         """Tensors worth keeping beside weights and masks, by name; asked for at the end, before ``finalize``."""
@@ -147,7 +156,10 @@ class Method(abc.ABC):
             raise AttachError(f"scores must be a mapping of arrays, got {type(scores).__name__}")
         if (refusal := self.supports(model)) is not None:
             raise UnsupportedModuleError(f"{self.name} does not support this model: {refusal}")
-        sparsifier = Sparsifier(self, model, find_targets(model, targets, ignore), seed)
+        found = find_targets(model, targets, ignore)
+        if more := self.also_targets(found):
+            found = find_targets(model, [*(target.name for target in found), *more], ignore)
+        sparsifier = Sparsifier(self, model, found, seed)
         sparsifier.start(weights, scores, data, loss_fn)
         return sparsifier
 
@@ -188,6 +200,36 @@ def check_density(method: str, value: float, field: str = "density") -> None:
         HyperparameterError: It does not; the message says that density is what remains.
     """
     check_range(method, field, value, 0.0, 1.0, open_low=True, meaning="density is the fraction that remains")
+
+
+def check_count(method: str, field: str, value: object, unit: str, *, least: int = 1) -> None:
+    """Check that a hyper-parameter is a whole number that is not below ``least``.
+
+    Raises:
+        HyperparameterError: It is not; the message says what is counted.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise HyperparameterError(f"{method}: {field} must be a whole number of {unit} >= {least}, got {value!r}")
+
+
+def check_flag(method: str, field: str, value: object) -> None:
+    """Check that a hyper-parameter is true or false.
+
+    Raises:
+        HyperparameterError: It is not.
+    """
+    if not isinstance(value, bool):
+        raise HyperparameterError(f"{method}: {field} must be true or false, got {value!r}")
+
+
+def check_initializer(method: str, field: str, value: object) -> None:
+    """Check that a hyper-parameter is an :class:`~supermask.tensors.initializers.Initializer`.
+
+    Raises:
+        HyperparameterError: It is not.
+    """
+    if not isinstance(value, Initializer):
+        raise HyperparameterError(f"{method}: {field} must be an Initializer, got {value!r}")
 
 
 def check_choice(method: str, field: str, value: object, choices: tuple[str, ...]) -> None:

@@ -1,7 +1,8 @@
-"""Two ways to make a weight from what is stored.
+"""Ways to make a weight from what is stored.
 
 ``Masked``: a trained weight and a mask. ``Scored``: a frozen weight and a learnt score, which either is compared with
-thresholds (``Thresholded``), or whose codes the method chooses after each step (``Selected``).
+thresholds (``Thresholded``), or whose codes the method chooses after each step (``Selected``), or is the logit of a random
+mask (``Sampled``).
 
 They hold no reference to a sparsifier or an optimizer, so a model that carries them can be copied, compiled and exported.
 """
@@ -26,7 +27,8 @@ class Masked(nn.Module):
         mask: Bool, shape of the weight, True = remaining.
         applied: False only tracks the mask: the forward uses the dense weight until ``sparse()`` or ``finalize()``.
         dense_grad: True lets the gradient reach hidden weights as if they remained (for methods that grow by it); the
-            sparsifier masks it before the step.
+            sparsifier masks it before the step. The forward pass is then the identity: the sparsifier keeps stored values
+            at zero where they are hidden.
     """
 
     mask: Tensor
@@ -39,16 +41,21 @@ class Masked(nn.Module):
 
     def forward(self, dense: Tensor) -> Tensor:
         """The effective weight."""
-        if not self.applied:
+        if self.dense_grad or not self.applied:
             return dense
-        if self.dense_grad:
-            masked: Tensor = _MaskStraightThrough.apply(dense, self.mask)  # type: ignore[no-untyped-call]
-            return masked
         return dense * self.mask.view(torch.uint8)  # bytes: a bool factor is slower on a CPU
 
 
 class Scored(nn.Module, abc.ABC):
-    """A frozen weight and a learnt score; the subclass says which of it remains. What core asks of every one."""
+    """A frozen weight and a learnt score; the subclass says which of it remains. What core asks of every one.
+
+    Attributes:
+        redraws: Whether hidden frozen weights may be replaced during training; those that remain never are.
+        released: Whether a score is learnt no longer: what is stored is the weight, trained under a fixed mask.
+    """
+
+    redraws = False
+    released = False
 
     @property
     @abc.abstractmethod
@@ -200,6 +207,8 @@ class Selected(Scored):
         slope: Factor of the gradient, and the frozen weight that is reported; None: the base.
         absolute: Whether the codes follow ``|score|``.
         scaled: Whether there is a scale, 1 at first; without, no time is spent on it.
+        factor: Another factor of the gradient, for codes that are sums of several masks.
+        redraws: Whether :meth:`replace` will be used.
     """
 
     base: Tensor
@@ -208,10 +217,19 @@ class Selected(Scored):
     scale: Tensor | None
 
     def __init__(
-        self, base: Tensor, *, slope: Tensor | None = None, absolute: bool = True, scaled: bool = False
+        self,
+        base: Tensor,
+        *,
+        slope: Tensor | None = None,
+        absolute: bool = True,
+        scaled: bool = False,
+        factor: int = 1,
+        redraws: bool = False,
     ) -> None:
         super().__init__()
         self.absolute = absolute
+        self.factor = factor
+        self.redraws = redraws
         self.register_buffer("base", base.clone())
         self.register_buffer("slope", None if slope is None else slope.clone())
         self.register_buffer("codes", torch.ones_like(base, dtype=torch.int8))
@@ -229,10 +247,32 @@ class Selected(Scored):
             assert self.scale is not None
             self.scale.fill_(scale)
 
+    def replace(self, values: Tensor, where: Tensor) -> None:
+        """Take over other frozen weights where a bool tensor is True; in place, for hidden ones only."""
+        assert self.redraws
+        self.base.copy_(torch.where(where, values.to(self.base), self.base))
+
+    def release(self) -> Tensor:
+        """End the learning of scores; returns the effective weight, which is to be stored and trained in their place."""
+        weight = self.base * self.codes
+        self.released = True
+        return weight if self.scale is None else weight.mul_(self.scale)
+
+    def get_extra_state(self) -> Tensor:
+        """Whether the weight was released."""
+        return torch.tensor(self.released)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over what :meth:`get_extra_state` gave."""
+        self.released = bool(state)
+
     def forward(self, score: Tensor) -> Tensor:
         """The effective weight."""
+        if self.released:
+            return score * self.codes
+        # torch.compile takes no tensor twice: a slope that is the base is passed as None
         weight: Tensor = _SelectStraightThrough.apply(  # type: ignore[no-untyped-call]
-            score, self.base, self.base if self.slope is None else self.slope, self.codes, self.scale, self.absolute
+            score, self.base, self.slope, self.codes, self.scale, self.absolute, self.factor
         )
         return weight
 
@@ -245,38 +285,133 @@ class Selected(Scored):
         return self.codes != 0
 
 
+class Sampled(Scored):
+    """``weight = base * m * c``, with ``m`` a random mask of which each entry is 1 with probability ``sigmoid(score)``.
+
+    The method draws (:meth:`take`) when it is attached and after every step, not the forward pass: scores move in steps
+    only, and this way the parts of a batch, activation checkpointing and tests see one mask. The gradient passes straight
+    through the draw: ``dL/dscore = dL/dm * sigmoid'(score)``.
+
+    ``soft`` masks have no draw: while training, the entries taken are ``m = sigmoid(score)`` and the others are rounded,
+    without a gradient; in evaluation all are rounded (1 above a score of 0).
+
+    Args:
+        base: The frozen weight.
+        soft: See above.
+        rescale: ``c = n / max(1, sum(m))`` instead of 1.
+        through: Whether the gradient also flows through ``c``.
+    """
+
+    base: Tensor
+    taken: Tensor
+
+    def __init__(self, base: Tensor, *, soft: bool = False, rescale: bool = False, through: bool = True) -> None:
+        super().__init__()
+        self.soft = soft
+        self.rescale = rescale
+        self.through = through
+        self.rounded = False
+        self.register_buffer("base", base.clone())
+        self.register_buffer("taken", torch.ones_like(base, dtype=torch.int8))
+
+    @property
+    def signed(self) -> bool:
+        """Never: an entry is there or not."""
+        return False
+
+    def take(self, where: Tensor) -> None:
+        """Take over a draw: the mask, or which entries are soft."""
+        self.taken.copy_(where)
+
+    def forward(self, score: Tensor) -> Tensor:
+        """The effective weight."""
+        if not self.soft:
+            mask: Tensor = _DrawStraightThrough.apply(score, self.taken)  # type: ignore[no-untyped-call]
+        else:
+            mask = (score > 0).to(score.dtype)
+            if self.training and not self.rounded:
+                mask = torch.where(self.taken.bool(), torch.sigmoid(score), mask)
+        weight = self.base * mask
+        if not self.rescale:
+            return weight
+        wide = torch.promote_types(mask.dtype, torch.float32)  # a count of float16 ends at 65,504
+        total = (mask if self.through else mask.detach()).sum(dtype=wide).clamp(min=1.0)
+        return weight * (mask.numel() / total)
+
+    def frozen_weight(self) -> Tensor:
+        """The frozen weight."""
+        return self.base
+
+    def remaining(self, stored: Tensor) -> Tensor:
+        """Bool, True = remaining."""
+        return stored.detach() > 0 if self.soft else self.taken != 0
+
+
+def read_stored(module: nn.Module, attribute: str) -> None:
+    """Let a parametrized attribute give the stored tensor, for a parametrization that is the identity.
+
+    Torch's way to it goes through three modules, which is several microseconds at every access. What somebody registers on
+    top of it later acts as usual.
+    """
+    cls = type(module)
+    general: property = getattr(cls, attribute)
+    assert general.fget is not None
+    through_all = general.fget
+
+    def stored(self: nn.Module) -> Any:
+        chain = self._modules["parametrizations"]._modules[attribute]  # type: ignore[union-attr]
+        return chain._parameters["original"] if len(chain._modules) == 1 else through_all(self)  # type: ignore[union-attr]
+
+    setattr(cls, attribute, property(stored, general.fset))
+
+
 # The functions below define forward(ctx, ...) in one piece: with a separate setup_context, torch inspects the signature of
 # forward at every call, which costs more than the arithmetic of a small layer.
 
 
-class _MaskStraightThrough(torch.autograd.Function):
-    """dense * mask, with the gradient of the identity."""
-
-    @staticmethod
-    def forward(ctx: Any, dense: Tensor, mask: Tensor) -> Tensor:
-        return dense * mask.view(torch.uint8)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
-
-
 class _SelectStraightThrough(torch.autograd.Function):
-    """base * codes * scale, with the gradient of score * slope, or of |score| * slope."""
+    """base * codes * scale, with the gradient of score * slope * factor, or of |score| * slope * factor."""
 
     @staticmethod
     def forward(
-        ctx: Any, score: Tensor, base: Tensor, slope: Tensor, codes: Tensor, scale: Tensor | None, absolute: bool
+        ctx: Any,
+        score: Tensor,
+        base: Tensor,
+        slope: Tensor | None,
+        codes: Tensor,
+        scale: Tensor | None,
+        absolute: bool,
+        factor: int,
     ) -> Tensor:
-        ctx.save_for_backward(slope, *((score,) if absolute else ()))
+        ctx.save_for_backward(base if slope is None else slope, *((score,) if absolute else ()))
+        ctx.factor = factor
         weight = base * codes
         return weight if scale is None else weight.mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         slope, *score = ctx.saved_tensors
         weighted = grad * slope
-        return (weighted.mul_(score[0].sign()) if score else weighted), None, None, None, None, None
+        if score:
+            weighted.mul_(score[0].sign())
+        if ctx.factor != 1:
+            weighted.mul_(ctx.factor)
+        return weighted, None, None, None, None, None, None
+
+
+class _DrawStraightThrough(torch.autograd.Function):
+    """A drawn mask, with the gradient of the sigmoid of the score."""
+
+    @staticmethod
+    def forward(ctx: Any, score: Tensor, drawn: Tensor) -> Tensor:
+        ctx.save_for_backward(score)
+        return drawn.to(score.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (score,) = ctx.saved_tensors
+        p = torch.sigmoid(score)
+        return grad * (p - p * p), None
 
 
 class _TernaryStraightThrough(torch.autograd.Function):

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from supermask.core.arrays import ArrayLike, as_tensors, check_shapes
 from supermask.core.batchnorm import Frozen, freeze_batchnorm, norms_beside, unfreeze_batchnorm
 from supermask.core.binding import Binding
 from supermask.core.masks import Masks, SignedEntry
-from supermask.core.parametrizations import Masked, Scored, Thresholded
+from supermask.core.parametrizations import Masked, Sampled, Scored, Selected, Thresholded, read_stored
 from supermask.core.summary import describe
-from supermask.core.targets import Target, parametrization_list
+from supermask.core.surgery import Surgery, plain_name
+from supermask.core.targets import Target
 from supermask.errors import AttachError, BindError, HyperparameterError, StateError
 from supermask.tensors.topk import keep_count
 
@@ -66,11 +65,13 @@ class Sparsifier:
         self._scores: Mapping[str, Tensor] | None = None
         self._binding: Binding | None = None
         self._finalized = False
+        # whether the hook is overridden: if not, a step spends no time on it
+        self._penalises = type(method).penalty.__module__ != "supermask.core.method"
         self._dense_gradients: list[tuple[nn.Parameter, Masked]] = []
+        self._tracked: list[str] = []
         self.frozen_norms: Frozen = {}
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._names = [_plain_name(name) for name, _ in model.named_parameters()]
-        self._orders = {id(s.module): (s.module, list(s.module._parameters)) for t in targets for s in t.sites}
+        self._names = [plain_name(name) for name, _ in model.named_parameters()]
+        self._surgery = Surgery(targets)
 
     # ------------------------------------------------------------------ for Method.attach and methods' setup
 
@@ -140,24 +141,37 @@ class Sparsifier:
             mask = torch.ones(target.shape, dtype=torch.bool, device=target.parameter.device)
         dense = target.parameter
         installed = Masked(mask.clone(), applied=applied, dense_grad=dense_grad)
-        self._install(target, installed, dense.data, dense.requires_grad)
+        self._surgery.put_on(target, installed, dense.data, dense.requires_grad)
         if applied:
             target.parameter.data.masked_fill_(~mask, 0.0)
+        else:
+            self._tracked.append(target.name)
         if dense_grad:
             self._dense_gradients.append((target.parameter, installed))
+            for site in target.sites:
+                read_stored(site.module, site.attribute)
 
     def install_score(self, target: Target, scored: Scored, score: Tensor) -> None:
         """Put :class:`Scored` on a target with an initial score, given relative to the frozen weight."""
         stored = torch.empty_like(target.parameter)  # in the weight's memory format
-        self._install(target, scored, stored.copy_(scored.stored_score(score.to(stored))), True)
+        self._surgery.put_on(target, scored, stored.copy_(scored.stored_score(score.to(stored))), True)
 
-    def freeze_batchnorm(self) -> None:
-        """Keep batch norms in inference mode, untrained, until ``finalize``.
+    def freeze_batchnorm(self, *, statistics: bool = True) -> None:
+        """Keep batch norms untrained until ``finalize``: in inference mode, or with running statistics still collected.
 
         Those whose direct parent also holds a target: parts of the model without a target are left alone.
+
+        Args:
+            statistics: False leaves the statistics running and freezes scale and shift alone, at their present values.
         """
         modules = [site.module for target in self.targets for site in target.sites]
-        self.frozen_norms = freeze_batchnorm(norms_beside(self.model, modules))
+        self.frozen_norms = freeze_batchnorm(norms_beside(self.model, modules), statistics=statistics)
+
+    def train_weight(self, target: Target) -> None:
+        """From the next round on, train the effective weight of a :class:`Selected` target; its mask stays, its score ends."""
+        installed = target.parametrization
+        assert isinstance(installed, Selected)
+        target.parameter.data.copy_(installed.release())
 
     def note(self, text: str) -> None:
         """Tell the user something that the numbers do not show, for example that a guard acted; once each."""
@@ -187,7 +201,7 @@ class Sparsifier:
     def _values(self) -> dict[str, Tensor]:
         """Parameters and the model's own buffers, by plain name; tied ones once."""
         own = {name: buffer for name, buffer in self.model.named_buffers() if "parametrizations." not in name}
-        return {_plain_name(name): parameter for name, parameter in self.model.named_parameters()} | own
+        return {plain_name(name): parameter for name, parameter in self.model.named_parameters()} | own
 
     def set_mask(self, target: Target, mask: Tensor) -> None:
         """Replace the mask of a target; newly hidden weights lose their value and their momentum at once.
@@ -199,23 +213,25 @@ class Sparsifier:
         assert isinstance(installed, Masked)
         installed.mask.copy_(mask)
         if installed.applied:
-            hidden = ~installed.mask
-            target.parameter.data.masked_fill_(hidden, 0.0)
+            factor = installed.mask.view(torch.uint8)  # many times faster than masked_fill_ on a CPU
+            target.parameter.data.mul_(factor)
             if self._binding is not None:
                 for slot in self.slots(target).values():
-                    slot.masked_fill_(hidden, 0.0)
+                    slot.mul_(factor)
 
-    def _install(self, target: Target, parametrization: Masked | Scored, stored: Tensor, trainable: bool) -> None:
-        parameter = nn.Parameter(stored, requires_grad=trainable)
-        for site in target.sites:
-            parametrize.register_parametrization(site.module, site.attribute, parametrization, unsafe=True)
-            # a new parameter, so that an optimizer built before attach is noticed by bind()
-            chain = parametrization_list(site.module, site.attribute)
-            assert chain is not None
-            chain.original = parameter
-            hooked = _detach_flat_weights in site.module._forward_hooks.values()
-            if isinstance(site.module, nn.RNNBase) and not hooked:
-                self._hooks.append(site.module.register_forward_hook(_detach_flat_weights, always_call=True))
+    def apply_masks(self) -> None:
+        """From now on apply the masks that were only tracked; hidden weights lose their value and their momentum."""
+        tracked, self._tracked = self._tracked, []
+        self._set_applied()
+        for target in self.targets:
+            if target.name in tracked:
+                self.set_mask(target, target.mask)
+
+    def _set_applied(self) -> None:
+        """Let every mask act that is not among the tracked ones."""
+        for target in self.targets:
+            if isinstance(installed := target.parametrization, Masked):
+                installed.applied = target.name not in self._tracked
 
     # ------------------------------------------------------------------ training
 
@@ -327,13 +343,14 @@ class Sparsifier:
         return {k: v for k, v in state.items() if isinstance(v, Tensor) and v.shape == target.shape}
 
     def _before_step(self, scale: float) -> None:
-        self._add_penalty(scale)
+        if self._penalises:
+            self._add_penalty(scale)
         self.grad_scale = scale
         with torch.no_grad():
             self.method.before_step(self)
             for parameter, installed in self._dense_gradients:
                 if parameter.grad is not None:
-                    parameter.grad.masked_fill_(~installed.mask, 0.0)
+                    parameter.grad.mul_(installed.mask.view(torch.uint8))
 
     def _add_penalty(self, scale: float) -> None:
         with torch.enable_grad():
@@ -349,6 +366,9 @@ class Sparsifier:
     def _after_step(self) -> None:
         self.step += 1
         with torch.no_grad():
+            if not self._bound().keeps_zeros:
+                for parameter, installed in self._dense_gradients:
+                    parameter.mul_(installed.mask.view(torch.uint8))
             self.method.after_step(self)
 
     def _bound(self) -> Binding:
@@ -365,7 +385,7 @@ class Sparsifier:
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by their plain name, in the order from before ``attach``, later ones last; tied ones once."""
-        present = {_plain_name(name): parameter for name, parameter in self.model.named_parameters()}
+        present = {plain_name(name): parameter for name, parameter in self.model.named_parameters()}
         held = {id(parameter) for parameter in present.values()}
         for target in self.targets:
             if id(target.parameter) not in held:
@@ -411,15 +431,20 @@ class Sparsifier:
 
     @contextlib.contextmanager
     def sparse(self) -> Iterator[nn.Module]:
-        """Inside, the model computes as it would after ``finalize``: masks that are only tracked are applied."""
+        """Inside, the model computes as it would after ``finalize``: tracked masks are applied, soft ones are rounded."""
         tracked = [p for t in self.targets if isinstance(p := t.parametrization, Masked) and not p.applied]
+        soft = [p for t in self.targets if isinstance(p := t.parametrization, Sampled) and p.soft]
         for installed in tracked:
             installed.applied = True
+        for sampled in soft:
+            sampled.rounded = True
         try:
             yield self.model
         finally:
             for installed in tracked:
                 installed.applied = False
+            for sampled in soft:
+                sampled.rounded = False
 
     def draws(self) -> Iterator[int]:
         """Random masks to average a test over: ``for _ in sparsifier.draws(): test()``. Once for methods that draw none.
@@ -463,6 +488,7 @@ class Sparsifier:
             "total_steps": self.total_steps,
             "state": {name: tensor.clone() for name, tensor in self.state.items()},
             "notes": list(self.notes),
+            "tracked": list(self._tracked),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -474,7 +500,7 @@ class Sparsifier:
         self._check_alive()
         if saved.get("format") != _STATE_FORMAT:
             raise StateError(f"state has format {saved.get('format')!r}; this version reads {_STATE_FORMAT}")
-        if lacking := sorted(self.state_dict().keys() - saved.keys() - {"notes"}):  # newer than the format
+        if lacking := sorted(self.state_dict().keys() - saved.keys() - {"notes", "tracked"}):  # newer than the format
             raise StateError(f"the saved state is damaged: it lacks {', '.join(lacking)}")
         present = {"method": self.method.config(), "targets": [t.name for t in self.targets], "seed": self.seed}
         for key, value in present.items():
@@ -486,6 +512,8 @@ class Sparsifier:
         self.step, self.round, self.total_steps = saved["step"], saved["round"], total_steps
         self.state = {name: tensor.clone() for name, tensor in saved["state"].items()}
         self.notes = list(saved.get("notes", self.notes))
+        self._tracked = list(saved.get("tracked", self._tracked))
+        self._set_applied()
 
     # ------------------------------------------------------------------ finishing
 
@@ -506,14 +534,14 @@ class Sparsifier:
                 if target.parametrization is None:
                     parameters.append(target.parameter)
                 else:
-                    weight = target.weight.masked_fill_(~masks[target.name], 0.0)  # a fresh tensor under sparse()
+                    weight = target.weight.clone().masked_fill_(~masks[target.name], 0.0)
                     parameters.append(nn.Parameter(weight, requires_grad=target.trainable))
         self._take_off(parameters)
         self._finalized = True
         return masks
 
     def _warn_of_another_density(self, masks: Masks) -> None:
-        density = getattr(self.method, "density", None)
+        density = self.method.promised_density()
         if density is None or masks.remaining() == keep_count(density, masks.total()):
             return
         bound = (
@@ -521,7 +549,7 @@ class Sparsifier:
         )
         warnings.warn(
             f"{self.method.name} promises density {density}, but {100 * masks.density():.2f} % of the weights remain: {bound}, "
-            "and its schedule acts during training; bind() the optimizer and train to the end",
+            "and its schedule acts during training; bind() the optimizer and train to the end, every round of rounds()",
             stacklevel=3,
         )
 
@@ -529,41 +557,12 @@ class Sparsifier:
         """Put one parameter per target where the parametrizations were, and everything else as it was."""
         if self._binding is not None:
             self._binding.remove()
-        for hook in self._hooks:
-            hook.remove()
-        for target, parameter in zip(self.targets, parameters, strict=True):
-            for site in target.sites:
-                if parametrization_list(site.module, site.attribute) is not None:
-                    _unshare_class(site.module)
-                    parametrize.remove_parametrizations(site.module, site.attribute, leave_parametrized=False)
-                site.module.register_parameter(site.attribute, parameter)
-        for module, order in self._orders.values():
-            present = dict(module._parameters)
-            module._parameters.clear()
-            module._parameters.update({name: present.pop(name) for name in order if name in present} | present)
-            if isinstance(module, nn.RNNBase):
-                module._init_flat_weights()
+        self._surgery.take_off(parameters)
         unfreeze_batchnorm(self.frozen_norms)
 
     def _check_alive(self) -> None:
         if self._finalized:
             raise StateError("this sparsifier is finalized: its model is a plain module now; attach again to go on")
-
-
-def _plain_name(name: str) -> str:
-    """``fc.parametrizations.weight.original`` -> ``fc.weight``."""
-    owner, marker, rest = name.rpartition("parametrizations.")
-    return f"{owner}{rest.removesuffix('.original')}" if marker and rest.endswith(".original") else name
-
-
-def _unshare_class(module: nn.Module) -> None:
-    """Give a parametrized module a class of its own.
-
-    A deepcopy shares the class that torch made for the original; taking a parametrization off deletes a property of it.
-    """
-    cls = type(module)
-    members = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-    module.__class__ = type(cls.__name__, cls.__bases__, members)
 
 
 def _difference(key: str, saved: Any, present: Any) -> str:
@@ -572,14 +571,3 @@ def _difference(key: str, saved: Any, present: Any) -> str:
         name = next(n for n in [*present, *saved] if saved.get(n) != present.get(n))
         return _difference(f"{key} {name}", saved.get(name), present.get(name))
     return f"{key} {saved!r}, but here it is {present!r}"
-
-
-def _detach_flat_weights(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-    """After an RNN's forward: its cached weights belong to that graph, and deepcopy would fail on them.
-
-    Their references are made to look stale, so that the next forward collects the weights anew.
-    """
-    assert isinstance(module, nn.RNNBase)
-    module._flat_weights = [None if w is None else w.detach() for w in module._flat_weights]
-    stale = weakref.ref(nn.Parameter(torch.empty(0)))
-    module._flat_weight_refs = [None if ref is None else stale for ref in module._flat_weight_refs]

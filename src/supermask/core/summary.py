@@ -59,6 +59,8 @@ def _shape(shape: tuple[int, ...]) -> str:
 def _role(target: Target) -> str:
     installed = target.parametrization
     origin = "redrawn" if target.redrawn else "kept"
+    if isinstance(installed, Scored) and installed.released:
+        return f"targeted: weight {origin} and trained, mask fixed"
     if isinstance(installed, Scored):
         return f"targeted: weight {origin} and frozen, score trained"
     state = "trained" if target.parameter.requires_grad else "frozen"

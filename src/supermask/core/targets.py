@@ -45,7 +45,8 @@ class Target:
     Attributes:
         name: State-dict name of the first site, for example ``"conv1.weight"``.
         sites: Every place that uses the tensor.
-        kind: The sort of layer, for methods whose recipe distinguishes them.
+        kind: The sort of layer, for methods whose recipe distinguishes them; ``other`` for what is no default target, such as a
+            bias.
         trainable: Whether the tensor required a gradient before a method was attached.
         redrawn: Whether the method replaced the model's values with its own initial ones.
     """
@@ -100,9 +101,9 @@ class Target:
 
     @property
     def dense(self) -> Tensor:
-        """The stored weight, unmasked: trained for :class:`Masked`, frozen for :class:`Scored`."""
+        """The stored weight, unmasked: trained for :class:`Masked`, frozen for :class:`Scored` unless released."""
         installed = self.parametrization
-        return installed.frozen_weight() if isinstance(installed, Scored) else self.parameter
+        return installed.frozen_weight() if isinstance(installed, Scored) and not installed.released else self.parameter
 
     @property
     def weight(self) -> Tensor:
@@ -116,11 +117,13 @@ class Target:
         """The learnt score, relative to the frozen weight (positive = keep, negative = invert).
 
         Raises:
-            AttachError: The method attached here learns no scores.
+            AttachError: The method attached here learns no scores, or no longer.
         """
         installed = self.parametrization
         if not isinstance(installed, Scored):
             raise AttachError(f"{self.name} has no score: the attached method does not learn scores")
+        if installed.released:
+            raise AttachError(f"{self.name} has no score any more: its weight is trained in this round")
         return installed.relative_score(self.parameter)
 
     @property
@@ -184,7 +187,8 @@ def find_targets(
         group.sort(key=lambda site: site is not first)
         parameter = _raw(first)
         _check_supported(first, parameter)
-        found.append(Target(first.name, tuple(group), _kind(first.module), parameter.shape, parameter.requires_grad))
+        kind = _kind(first.module) if first.name in candidates else "other"
+        found.append(Target(first.name, tuple(group), kind, parameter.shape, parameter.requires_grad))
     _refuse_hidden(model, wanted - left_out - sites.keys())
     _refuse_shared_memory(found, list(sites.values()))
     if not found:

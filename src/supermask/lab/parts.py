@@ -57,7 +57,7 @@ def check_fit(config: RunConfig, model: nn.Module, data: DataSet, seed: int) -> 
             to predict), or loss or metric are made for other targets.
     """
     _check_targets(config, data)
-    name, x = config.model.name, data.train.x[:2].clone()
+    name, x = config.model.name, data.train.batch(slice(0, 2))[0].clone()
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
         torch.manual_seed(module_seed(seed))
         model.eval()
@@ -135,8 +135,8 @@ def attach(config: RunConfig, model: nn.Module, seed: int, batches: Iterable[Bat
         weights=None if init.weights is None else load_arrays(init.weights, layout=init.layout),
         scores=None if init.scores is None else load_arrays(init.scores, layout=init.layout),
         seed=seed,
-        data=batches if method.needs_data else None,
-        loss_fn=(lambda module, batch: loss(module(batch[0]), batch[1])) if method.needs_data else None,
+        data=batches,
+        loss_fn=lambda module, batch: loss(module(batch[0]), batch[1]),
     )
 
 

@@ -125,7 +125,7 @@ class Runner:
             "n_train": len(dataset.train),
             "n_test": len(dataset.test),
             "n_validation": 0 if dataset.validation is None else len(dataset.validation),
-            "input_shape": dataset.train.x.shape[1:],
+            "input_shape": dataset.train.input_shape,
             "seconds": {"total": watch.seconds(), **trainer.seconds},
             "memory": peak_memory(device),
             "threads": self.threads,

@@ -145,7 +145,8 @@ class Trainer:
     def _name(self, parameter: Tensor) -> str:
         target = next((target for target in self.sparsifier.targets if target.parameter is parameter), None)
         if target is not None:
-            return f"the score of {target.name}" if isinstance(target.parametrization, Scored) else target.name
+            scored = isinstance(installed := target.parametrization, Scored) and not installed.released
+            return f"the score of {target.name}" if scored else target.name
         return next(name for name, other in self.model.named_parameters() if other is parameter)
 
     # ------------------------------------------------------------------ the loop
@@ -272,19 +273,19 @@ class Trainer:
         seed = 0 if section.data_order == "shared" else self.seed
         return batch_order(seed, 0 if section.shuffle == "once" else number, len(self.data.train)).to(self.device)
 
-    def _load(self, order: Tensor | None, batch: int, number: int) -> Batch:
+    def _load(self, order: Tensor | None, batch: int, number: int, *, augmented: bool = True) -> Batch:
         """A batch of a pass."""
-        size, train = self.config.train.batch_size, self.data.train
+        size = self.config.train.batch_size
+        augment = self.config.data.augment if augmented else None
         where = slice(batch * size, (batch + 1) * size)
-        if order is None:
-            x, y = train.x[where], train.y[where]
-            if self.config.data.augment is None:
-                x = x.clone()  # the model may change its input, but not the data that later runs get
-        else:
-            x, y = train.x.index_select(0, order[where]), train.y.index_select(0, order[where])
-        if self.config.data.augment is not None:
+        x, y = self.data.train.batch(
+            where if order is None else order[where], whole=augment is not None and augment.whole
+        )
+        if augment is not None:
             generator = torch.Generator().manual_seed(augment_seed(self.seed, number, batch))
-            x = self.config.data.augment(x, generator)
+            x = augment(x, generator)
+        elif order is None:
+            x = x.clone()  # the model may change its input, but not the data that later runs get
         return x, y
 
     def evaluate(self, split: Split, *, sparse: bool = True) -> tuple[float, float]:
@@ -310,7 +311,7 @@ class Trainer:
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         outputs = []
         with torch.inference_mode(), autocast(self.config.train, self.device):
-            for x, y in zip(split.x.split(size), split.y.split(size), strict=True):
+            for x, y in split.batches(size):
                 output = self.model(x.clone() if self._copy else x)
                 loss_sum += self.loss(output, y) * len(y)
                 if self.metric is None:
@@ -361,7 +362,7 @@ class Trainer:
 
 
 class _ScoringBatches:
-    """The batches of the first pass, for methods that score weights on data; can be gone through several times."""
+    """The batches of the first pass without augmentation, for methods that score weights on data; any number of times."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -369,7 +370,7 @@ class _ScoringBatches:
     def __iter__(self) -> Iterator[Batch]:
         order = self._trainer._order(1)
         for batch in range(len(self)):
-            yield self._trainer._load(order, batch, 1)
+            yield self._trainer._load(order, batch, 1, augmented=False)
 
     def __len__(self) -> int:
         return self._trainer.batches_a_pass

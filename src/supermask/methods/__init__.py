@@ -1,9 +1,43 @@
 """The methods: one paper, one file. Importing this package registers them."""
 
 from supermask.methods.dense import Dense
+from supermask.methods.dessilbi import DessiLBI
+from supermask.methods.edge_popup import EdgePopup
 from supermask.methods.fixed_mask import FixedMask
+from supermask.methods.force import Force
+from supermask.methods.gem_miner import GemMiner
+from supermask.methods.grasp import Grasp
+from supermask.methods.iterand import IteRand
+from supermask.methods.lottery_ticket import LotteryTicket
 from supermask.methods.magnitude import Magnitude
+from supermask.methods.mpt import MPT
+from supermask.methods.multicoated import MulticoatedSupermask
 from supermask.methods.random_mask import RandomMask
+from supermask.methods.rigl import RigL
+from supermask.methods.set import SET
 from supermask.methods.signed_supermask import SignedSupermask
+from supermask.methods.snip import Snip
+from supermask.methods.synflow import SynFlow
+from supermask.methods.zhou import ZhouSupermask
 
-__all__ = ["Dense", "FixedMask", "Magnitude", "RandomMask", "SignedSupermask"]
+__all__ = [
+    "MPT",
+    "SET",
+    "Dense",
+    "DessiLBI",
+    "EdgePopup",
+    "FixedMask",
+    "Force",
+    "GemMiner",
+    "Grasp",
+    "IteRand",
+    "LotteryTicket",
+    "Magnitude",
+    "MulticoatedSupermask",
+    "RandomMask",
+    "RigL",
+    "SignedSupermask",
+    "Snip",
+    "SynFlow",
+    "ZhouSupermask",
+]

@@ -20,6 +20,8 @@ class Dense(Method):
     **Source:** none; it goes through the same protocol so that conditions are equal.
 
     **Differs:** none.
+
+    **Cost:** none of its own: a step and its memory are those of model and optimizer, which all other costs are told against.
     """
 
     name: ClassVar[str] = "dense"

@@ -29,6 +29,9 @@ class FixedMask(Method):
 
     **Differs:** none.
 
+    **Cost:** a step takes the product of weight and mask more: about a tenth of a dense step of the FCN at batch 128.
+    Memory: 1 byte a weight.
+
     Args:
         file: A ``.safetensors`` or ``.npz`` file of bool or {-1, 0, 1} arrays named like the targets.
         masks: The same as an object (a :class:`~supermask.core.masks.Masks`, or name -> bool tensor), for use from Python.

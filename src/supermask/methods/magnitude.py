@@ -34,10 +34,14 @@ class Magnitude(Method):
     **Differs:** exact counts instead of a histogram threshold; ``begin`` and ``end`` are progress (step / total_steps), so
     that a schedule survives a change of length; scopes beyond the original's one density for every layer.
 
+    **Cost:** a step takes the product of weight and mask more, an event a selection over all weights: together about a fifth
+    of a dense step of the FCN at batch 128, with ``gradual`` (``docs/performance.md``). Memory: 1 byte a weight; during an
+    event one more copy of the weights.
+
     Args:
         density: Fraction of the targeted weights that remains at the end, in (0, 1]. Default 0.1: ours.
         schedule: ``gradual`` (default) or ``one-shot``.
-        scope: ``uniform`` (default, the original's), ``global`` or ``erk``.
+        scope: ``uniform`` (default, the original's), ``global``, ``erk`` or ``er``.
         initial_density: Density at ``begin`` of a gradual schedule, in (0, 1]. Default 1: the original's.
         begin: Progress of the first event, in [0, 1). 0 prunes at ``attach``, before the first step.
         end: Progress of the last event of a gradual schedule, in (begin, 1]. Default 0.75: ours.

@@ -28,8 +28,27 @@ def erk(shapes: Sequence[Shape], density: float) -> list[float]:
     Returns:
         One density per tensor in (0, 1]; the weighted mean equals ``density``.
     """
+    return _proportional([sum(shape) / math.prod(shape) for shape in shapes], shapes, density)
+
+
+def er(shapes: Sequence[Shape], density: float) -> list[float]:
+    """Erdős-Rényi densities: proportional to (in + out) / (in * out) of the channels, whatever the kernel.
+
+    Source: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity", 2018.
+
+    Args:
+        shapes: Full shapes; the channels are the first two dimensions.
+        density: Density of all tensors together, in (0, 1].
+
+    Returns:
+        As :func:`erk`; the same for tensors of two dimensions.
+    """
+    return _proportional([sum(shape[:2]) / math.prod(shape[:2]) for shape in shapes], shapes, density)
+
+
+def _proportional(raw: Sequence[float], shapes: Sequence[Shape], density: float) -> list[float]:
+    """Densities proportional to ``raw``, at most 1, whose weighted mean is ``density``."""
     sizes = [math.prod(shape) for shape in shapes]
-    raw = [sum(shape) / math.prod(shape) for shape in shapes]
     dense: set[int] = set()
     while True:
         sparse = [i for i in range(len(shapes)) if i not in dense]

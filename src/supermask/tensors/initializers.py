@@ -17,12 +17,13 @@ from supermask.errors import HyperparameterError
 from supermask.tensors.philox import Stream
 
 Distribution = Literal["uniform", "normal", "truncated-normal", "signed-constant"]
-Rule = Literal["he", "xavier", "elu", "elus", "lecun", "fixed"]
+Rule = Literal["he", "he-out", "xavier", "elu", "elus", "lecun", "fixed"]
 Fan = Literal["in", "out", "average"]
 
 # rule -> (default gain, fan): std = gain / sqrt(fan)
 _RULES: Final[dict[str, tuple[float, Fan]]] = {
     "he": (math.sqrt(2.0), "in"),
+    "he-out": (math.sqrt(2.0), "out"),
     "xavier": (1.0, "average"),
     "elu": (math.sqrt(1.5), "in"),
     "elus": (math.sqrt(3.0), "in"),
@@ -41,6 +42,7 @@ class Initializer:
     rule        default gain   fan                     source
     ==========  =============  ======================  =======================================
     he          sqrt(2)        fan_in                  He et al. 2015
+    he-out      sqrt(2)        fan_out                 the same, for the backward pass
     xavier      1              (fan_in + fan_out) / 2  Glorot and Bengio 2010
     elu         sqrt(1.5)      fan_in                  Signed Supermask, ICLR 2022 (baselines)
     elus        sqrt(3)        fan_in                  Signed Supermask, ICLR 2022 (masks)
@@ -55,7 +57,7 @@ class Initializer:
 
     Args:
         distribution: One of the four above.
-        rule: One of the six above.
+        rule: One of the seven above.
         gain: Positive number that replaces the rule's default gain; required for ``fixed``.
 
     Raises:
@@ -110,6 +112,30 @@ class Initializer:
             width = std if self.rule == "fixed" else std / _TRUNCATED_STD
             values = stream.truncated_normal(n) * width
         return torch.from_numpy(values).reshape(tuple(shape))
+
+
+DensityScale = Literal["none", "kept", "pruned-bug"]
+
+
+def density_factor(scale: DensityScale, density: float) -> float:
+    """Factor on initial weights of which only a share remains.
+
+    Args:
+        scale: ``none``: 1. ``kept``: sqrt(1 / density), which keeps the variance of a unit's input. ``pruned-bug``:
+            sqrt(1 / (1 - density)), what the code of edge-popup and biprop computes because one option holds the kept
+            share in one place and the pruned one in another; right at 0.5 only.
+        density: Share that remains, in (0, 1].
+
+    Raises:
+        HyperparameterError: ``pruned-bug`` with a density of 1.
+    """
+    if scale == "none":
+        return 1.0
+    if scale == "pruned-bug" and density == 1.0:
+        raise HyperparameterError(
+            "scale 'pruned-bug' divides by 1 - density: density must be below 1, got 1; use 'kept'"
+        )
+    return math.sqrt(1.0 / (density if scale == "kept" else 1.0 - density))
 
 
 def fans(shape: torch.Size | tuple[int, ...], *, transposed: bool = False) -> tuple[int, int]:

@@ -49,25 +49,82 @@ def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     Raises:
         ValueError: k is out of range or a score is NaN.
     """
-    flat = torch.cat([s.detach().reshape(-1) for s in scores])
+    flats = [s.detach().reshape(-1) for s in scores]
+    flat = flats[0] if len(flats) == 1 else torch.cat(flats)
     if not 0 <= k <= flat.numel():
         raise ValueError(f"k must be in [0, {flat.numel()}] (the number of scores), got {k}")
-    if bool(torch.isnan(flat).any()):
-        raise ValueError("a score is NaN: scores must be numbers to be ranked")
     mask = _select(flat, k)
+    if len(flats) == 1:
+        return [mask.reshape(scores[0].shape)]
     parts = mask.split([s.numel() for s in scores])
     return [part.reshape(s.shape).clone() for part, s in zip(parts, scores, strict=True)]
 
 
+def topk_masks_by_keys(keys: Sequence[Sequence[Tensor]], k: int) -> list[Tensor]:
+    """Masks of the k largest entries over several tensors together, ranked by several keys.
+
+    Args:
+        keys: The first key decides, the next one among its ties, and so on. A key is one tensor per masked tensor, of its
+            shape, without NaN; all of one key have one real dtype and one device.
+        k: Number of entries to keep over all tensors.
+
+    Returns:
+        One bool tensor per masked tensor; their True entries sum to exactly k. What is equal in every key is kept as by
+        :func:`topk_masks`.
+    """
+    flat = [torch.cat([tensor.detach().reshape(-1) for tensor in key]) for key in keys]
+    mask = torch.zeros_like(flat[0], dtype=torch.bool)
+    tied = ~mask
+    for key in flat:
+        missing = k - int(mask.sum())
+        if missing == 0:
+            break
+        cut = kth_largest(key[tied], missing)
+        mask |= tied & (key > cut)
+        tied &= key == cut
+    mask[tied.nonzero().squeeze(1)[: k - int(mask.sum())]] = True
+    parts = mask.split([tensor.numel() for tensor in keys[0]])
+    return [part.reshape(tensor.shape).clone() for part, tensor in zip(parts, keys[0], strict=True)]
+
+
 def _select(flat: Tensor, k: int) -> Tensor:
-    """Exactly the k largest of a flat tensor without NaN; ties by lower index."""
-    if k == 0 or k == flat.numel():
+    """Exactly the k largest of a flat tensor; ties by lower index. Ties cost time only where there are any."""
+    if k in (0, flat.numel()):
+        _refuse_nan(flat)
         return torch.full_like(flat, k > 0, dtype=torch.bool)
-    threshold = kth_largest(flat, k)
-    mask = flat > threshold
-    ties = (flat == threshold).nonzero().squeeze(1)
-    mask[ties[: k - int(mask.sum())]] = True
+    if _for_numpy(flat):
+        ranked = np.partition(flat.numpy(), flat.numel() - k)
+        top = ranked[flat.numel() - k :]
+        _refuse_nan(torch.from_numpy(top))  # a NaN is ranked above every number
+        threshold = torch.from_numpy(top[:1]).squeeze()
+    else:
+        _refuse_nan(flat)
+        threshold = kth_largest(flat, k)
+    mask = flat >= threshold
+    if _count(mask) > k:
+        mask = flat > threshold
+        ties = (flat == threshold).nonzero().squeeze(1)
+        mask[ties[: k - _count(mask)]] = True
     return mask
+
+
+def holds_nan(values: Tensor) -> bool:
+    """Whether an entry is NaN: the maximum is one then, found in one pass without a temporary."""
+    return values.numel() > 0 and bool(torch.isnan(values.detach().max()))
+
+
+def _refuse_nan(values: Tensor) -> None:
+    if holds_nan(values):
+        raise ValueError("a score is NaN: scores must be numbers to be ranked")
+
+
+def _count(mask: Tensor) -> int:
+    """Number of True entries; on the CPU numpy counts bytes many times faster than torch."""
+    return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(mask.sum())
+
+
+def _for_numpy(flat: Tensor) -> bool:
+    return flat.device.type == "cpu" and flat.dtype in (torch.float32, torch.float64)
 
 
 def kth_largest(scores: Tensor, k: int) -> Tensor:
@@ -77,7 +134,7 @@ def kth_largest(scores: Tensor, k: int) -> Tensor:
     """
     flat = scores.detach().reshape(-1)
     position = flat.numel() - k
-    if flat.device.type == "cpu" and flat.dtype in (torch.float32, torch.float64):
+    if _for_numpy(flat):
         value = np.partition(flat.numpy(), position)[position]
         return torch.tensor(value.item(), dtype=flat.dtype)
     return torch.kthvalue(flat, position + 1).values
