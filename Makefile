@@ -39,6 +39,7 @@ format: $(CHECK)/.installed
 
 bench: $(CHECK)/.installed
 	$(CHECK)/bin/python benchmarks/step.py
+	$(CHECK)/bin/python benchmarks/selection.py
 	$(CHECK)/bin/python benchmarks/epoch.py
 	$(CHECK)/bin/python benchmarks/memory.py
 	$(CHECK)/bin/python benchmarks/lab.py

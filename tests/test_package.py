@@ -93,7 +93,7 @@ def test_methods_do_not_import_each_other() -> None:
             assert not [name for name in _imports(path) if name.startswith("methods")], path.name
 
 
-EXTRAS = ["pydantic", "yaml", "typer", "rich", "safetensors", "sklearn", "PIL"]
+EXTRAS = ["pydantic", "yaml", "typer", "rich", "safetensors", "sklearn", "scipy", "PIL", "webdataset"]
 
 
 def _loaded(code: str, modules: list[str]) -> list[str]:

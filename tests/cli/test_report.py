@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from supermask import save_arrays
 
 from .conftest import TINY, Invoke
 from .test_json import EXAMPLES, compare
@@ -185,6 +188,10 @@ def test_labels_keep_the_order_of_the_plan(supermask: Invoke, finished: Path) ->
         (["--epoch", "0"], "--epoch: expected epochs from 1 on, such as 20,40,80, got '0'"),
         (["--epoch", "1,3"], "no run has an epoch 3: the longest trained for 2; epochs count from 1"),
         (["--epoch", "1", "--per-layer", "--format", "csv"], "CSV holds one table"),
+        (
+            ["--rank", "--path", "--format", "csv"],
+            "CSV holds one table: ask for one of layers, epochs, ranking and path",
+        ),
     ],
 )
 def test_wrong_options_are_told(arguments: list[str], message: str, supermask: Invoke, finished: Path) -> None:
@@ -302,3 +309,73 @@ def test_runs_that_a_plateau_ended_at_different_epochs(supermask: Invoke, finish
     assert "supermask: 2 epochs planned, the schedule ended training earlier." in text
     row = json.loads(supermask("report", "tiny.yaml", "--json").stdout)["rows"][1]
     assert (row["n"], row["epochs"], row["epochs_trained"]["mean"]) == (2, 2, 1.5)
+
+
+def test_ranking_on_request(supermask: Invoke, finished: Path) -> None:
+    text = supermask("report", finished / "runs", "--rank").stdout
+    block = next(part.splitlines() for part in text.split("\n\n") if part.startswith("Ranking\n"))
+    assert block[1].split()[:3] == ["label", "rank", "n"]
+    assert sorted(line.split()[0] for line in block[3:]) == ["plain", "supermask"]
+    assert "Ranking" not in supermask("report", finished / "runs").stdout
+    assert json.loads(supermask("report", finished / "runs", "--json").stdout)["rankings"] == []
+    content = json.loads(
+        supermask("report", finished / "tiny.yaml", "--out", finished / "runs", "--rank", "--json").stdout
+    )
+    compare(content, EXAMPLES["report"])
+    (ranking,) = content["rankings"]
+    difference = next(row["difference"] for row in ranking["rows"] if row["label"] == "supermask")
+    assert (difference["pairs"], difference["trusted"]) == (2, False)
+    lines = list(
+        csv.DictReader(io.StringIO(supermask("report", finished / "runs", "--rank", "--format", "csv").stdout))
+    )
+    assert [line["rank"] for line in lines] == ["1", "2"]
+
+
+def test_an_experiment_can_ask_for_rankings(supermask: Invoke, finished: Path) -> None:
+    shutil.copytree(finished / "runs", "runs")
+    Path("tiny.yaml").write_text(TINY + "table: {rank: true}\n")
+    assert "\nRanking\n" in supermask("report", "tiny.yaml").stdout
+    assert "\nRanking\n" in supermask("run", "tiny.yaml", "--workers", 0).stdout
+    row = json.loads(supermask("report", "tiny.yaml", "--json").stdout)["rows"][1]
+    near = round(row["density"]["mean"], 3)
+    Path("tiny.yaml").write_text(TINY + f"table: {{rank: [{near}, 0.001]}}\n")
+    rankings = json.loads(supermask("report", "tiny.yaml", "--json").stdout)["rankings"]
+    assert [(ranking["class"], [line["label"] for line in ranking["rows"]]) for ranking in rankings] == [
+        (near, sorted(["plain", "supermask"], key=lambda label: label != rankings[0]["rows"][0]["label"]))
+    ]
+    # files of one name are ranked near the classes of all of them
+    Path("more.yaml").write_text(TINY + "table: {rank: [0.001]}\n")
+    both = json.loads(supermask("report", "tiny.yaml", "more.yaml", "--json").stdout)["rankings"]
+    assert both == rankings
+
+
+def test_runs_with_other_batches_are_no_pairs(supermask: Invoke, finished: Path) -> None:
+    shutil.copytree(finished / "runs", "runs")
+    for path in Path("runs/tiny").iterdir():
+        spec = json.loads((path / "spec.json").read_text())
+        if (spec["method"]["name"], spec["seed"]) == ("dense", 0):
+            spec["train"]["shuffle"] = False
+            (path / "spec.json").write_text(json.dumps(spec))
+        if (spec["method"]["name"], spec["seed"]) == ("dense", 1):
+            del spec["train"]["passes"]  # as in earlier versions
+            (path / "spec.json").write_text(json.dumps(spec))
+    text = supermask("report", "runs", "--rank").stdout
+    assert "no baseline run of their seed and batches, left out of the difference: supermask 1 of 2." in text
+
+
+def test_paths_on_request(supermask: Invoke, finished: Path) -> None:
+    shutil.copytree(finished / "runs", "runs")
+    for path in Path("runs/tiny").iterdir():
+        if json.loads((path / "result.json").read_text())["label"] == "supermask":
+            save_arrays(path / "extras.safetensors", {"path/fc1.weight": torch.tensor([1, -1], dtype=torch.int32)})
+    text = supermask("report", "runs", "--path").stdout
+    assert "supermask: path, % of the weights that had entered by shares of training, mean over 2 runs" in text
+    assert ["fc1.weight", "2"] + ["50.00"] * 6 in [line.split() for line in text.splitlines()]
+    content = json.loads(supermask("report", "runs", "--path", "--json").stdout)
+    compare(content, EXAMPLES["report"])
+    assert [path["label"] for path in content["paths"]] == ["supermask"]
+    assert "path" not in supermask("report", "runs").stdout
+    (path / "extras.safetensors").write_bytes(b"nothing")
+    result = supermask("report", "runs", "--path")
+    assert result.exit_code != 0
+    assert "extras.safetensors: damaged (" in result.stderr

@@ -200,18 +200,6 @@ def test_reinit_permutes_in_any_memory_format() -> None:
 # ------------------------------------------------------------------------------------------------------------------- notes
 
 
-def test_an_empty_layer_is_noted() -> None:
-    s = bare(model(bias=True), "*", "0.bias")
-    scores = [noise(*t.shape).abs() + 1 for t in s.targets]
-    masks = [torch.ones(t.shape, dtype=torch.bool) for t in s.targets]
-    masks[1].zero_()  # a bias
-    masks[2].zero_()
-    with torch.no_grad():
-        install(s, Fields(), masks, scores)
-    assert s.notes == ["no weight of 1.weight remains; min_per_layer keeps some in every layer"]
-    assert "note: no weight of 1.weight remains" in s.summary()
-
-
 def test_an_arbitrary_choice_among_zeros_is_noted() -> None:
     for density, noted in ((0.25, False), (0.5, True), (1.0, False)):
         s = bare(model())

@@ -132,3 +132,22 @@ def test_scale_and_shift_of_a_norm_without_statistics() -> None:
     norm = nn.BatchNorm1d(3, track_running_stats=False)
     freeze_batchnorm({"norm": norm}, statistics=False)
     assert not norm.weight.requires_grad
+
+
+def test_norms_in_a_list_of_their_own_belong_beside_its_neighbours() -> None:
+    """One level up, and only where the list holds nothing else."""
+
+    class Lists(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.ModuleList([nn.Conv1d(2, 2, 1), nn.Conv1d(2, 2, 1)])
+            self.norms = nn.ModuleList([nn.BatchNorm1d(2), nn.BatchNorm1d(2)])
+            self.other = nn.Sequential(nn.BatchNorm1d(2), nn.ELU())
+
+    model = Lists()
+    assert list(norms_beside(model, [model.convs[0]])) == ["norms.0", "norms.1"]
+    assert list(norms_beside(nn.ModuleList([nn.ModuleList([Lists().norms]), model.convs]), [model.convs[0]])) == []
+    s = SignedSupermask().attach(model)
+    assert not any(".bias" not in name for name, p in model.norms.named_parameters() if p.requires_grad)
+    assert not model.norms.train()[0].training
+    assert len(s.frozen_norms) == 2

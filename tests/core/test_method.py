@@ -76,9 +76,9 @@ BAD: list[tuple[Callable[[], Method], str]] = [
     (lambda: Magnitude(end=75), r"magnitude: end must be a number in \(0, 1\], got 75"),
     (lambda: Magnitude(begin=0.8), "magnitude: begin must be before end, got begin=0.8, end=0.75"),
     (lambda: Magnitude(schedule="one-shot", begin=1.0), "magnitude: begin must be before end, got begin=1.0"),
-    (lambda: Magnitude(every=0), "magnitude: every must be a positive number of steps, got 0"),
-    (lambda: Magnitude(every=2.5), "magnitude: every must be a positive number of steps, got 2.5"),
-    (lambda: Magnitude(every=True), "magnitude: every must be a positive number of steps, got True"),
+    (lambda: Magnitude(every=0), "magnitude: every must be a whole number of steps >= 1, got 0"),
+    (lambda: Magnitude(every=2.5), "magnitude: every must be a whole number of steps >= 1, got 2.5"),
+    (lambda: Magnitude(every=True), "magnitude: every must be a whole number of steps >= 1, got True"),
     (
         lambda: Magnitude(density=0.5, initial_density=0.4),
         r"magnitude: initial_density must be at least density \(0.5\), got 0.4",

@@ -70,3 +70,17 @@ def test_notes_are_shown_once_and_saved() -> None:
     older = {key: value for key, value in s.state_dict().items() if key != "notes"}
     other.load_state_dict(older)  # of a version that knew no notes
     assert other.notes == ["a guard acted"]
+
+
+def test_state_follows_the_model_to_its_device() -> None:
+    s = Sound().attach(mlp())
+    s.state = {"kept/0.weight": torch.ones(3), "number": torch.ones(())}
+    saved = s.state_dict()
+    other = Sound().attach(mlp())
+    other.model.to("meta")
+    other.load_state_dict(saved)
+    assert {tensor.device.type for tensor in other.state.values()} == {"meta"}
+    s.model.to("meta")
+    s.bind(torch.optim.SGD(s.param_groups(), lr=0.1), total_steps=2)
+    assert {tensor.device.type for tensor in s.state.values()} == {"meta"}
+    assert saved["state"]["number"].device.type == "cpu"

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from supermask.core.batchnorm import freeze_batchnorm
 from supermask.core.scoring import (
     Examples,
     balanced,
@@ -70,10 +71,29 @@ def test_exact_numbers_of_examples() -> None:
 
 def test_further_examples_are_new_until_the_data_ends() -> None:
     examples = Examples(numbered(4, 4, 3))
+    assert taken(examples, 2) == [[0, 1]]
+    assert taken(examples, 4) == [[2, 3], [4, 5]]
+    assert taken(examples, 6) == [[0, 1, 2, 3], [4, 5]]  # five are left, which are too few: from the beginning
+    assert taken(examples, 5) == [[6, 7], [8, 9, 10]]
+    one_batch = Examples(numbered(8))
+    assert [taken(one_batch, 3) for _ in range(3)] == [[[0, 1, 2]], [[3, 4, 5]], [[0, 1, 2]]]
+
+
+def test_no_batch_holds_a_single_example() -> None:
+    assert taken(Examples(numbered(4, 4)), 5) == [[0, 1, 2, 3, 4]]
+    examples = Examples(numbered(4, 4, 1, 0, 1, 1, 4))
     assert taken(examples, 3) == [[0, 1, 2]]
-    assert taken(examples, 4) == [[4, 5, 6, 7]]
-    assert taken(examples, 4) == [[0, 1, 2, 3]]  # three are left, which are too few: from the beginning
-    assert taken(examples, 6) == [[4, 5, 6, 7], [8, 9]]
+    assert taken(examples, 4) == [[3, 4, 5, 6]]
+    assert taken(examples, 7) == [[7, 8, 9, 10], [11, 12, 13]]
+    assert taken(Examples(numbered(1, 1, 1)), 3) == [[0, 1, 2]]
+    assert taken(Examples(numbered(1, 3)), 1) == [[0]]  # all that was asked for
+    x = torch.arange(8.0).reshape(4, 2)
+    data = [{"x": x[:3], "y": [torch.arange(3), "text"]}, {"x": x[3:], "y": [torch.tensor([3]), "text"]}]
+    ((batch, size),) = Examples(data).take(4)
+    assert (size, batch["y"]) == (4, [pytest.approx([0, 1, 2, 3]), "text"])
+    assert torch.equal(batch["x"], x)
+    # examples of another shape stay apart
+    assert [size for _, size in Examples([torch.ones(3, 5), torch.ones(1, 4)]).take(4)] == [3, 1]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +115,7 @@ def test_an_iterator_works_until_it_ends() -> None:
     examples = Examples(iter(numbered(4, 4)))
     assert taken(examples, 6) == [[0, 1, 2, 3], [4, 5]]
     with pytest.raises(DataError, match="data is an iterator and has ended: give a list or a DataLoader"):
-        examples.take(2)
+        examples.take(3)
 
 
 def test_batches_of_any_structure_are_cut() -> None:
@@ -115,8 +135,8 @@ def test_balanced_takes_the_first_of_each_class_in_order() -> None:
     labels = torch.tensor([2, 0, 0, 0, 1, 2, 2, 1, 0, 1])
     data = list(zip(torch.arange(10.0).split(4), labels.split(4), strict=True))
     found = balanced(data, 2, None)
-    assert [(x.tolist(), y.tolist()) for (x, y), _ in found] == [([0, 1, 2, 4], [2, 0, 0, 1]), ([5, 7], [2, 1])]
-    assert [size for _, size in found] == [4, 2]
+    assert [(x.tolist(), y.tolist()) for (x, y), _ in found] == [([0, 1, 2], [2, 0, 0]), ([4, 5, 7], [1, 2, 1])]
+    assert [size for _, size in found] == [3, 3]
 
 
 def test_balanced_stops_when_all_classes_are_complete() -> None:
@@ -129,8 +149,24 @@ def test_balanced_stops_when_all_classes_are_complete() -> None:
 
 
 @pytest.mark.parametrize(
+    ("first", "total", "sizes"),
+    [(8, 9, [5, 4]), (4, 9, [3, 3, 3]), (2, 7, [3, 2, 2]), (1, 4, [2, 2]), (1, 1, [1]), (9, 9, [9])],
+)
+def test_balanced_batches_are_of_one_size_or_nearly_so(first: int, total: int, sizes: list[int]) -> None:
+    """None larger than the first of the data, but where that is 1 or would leave one example alone."""
+    labels = torch.zeros(total, dtype=torch.int64)
+    data = [(torch.arange(float(total))[:first], labels[:first]), (torch.arange(float(total))[first:], labels[first:])]
+    found = balanced(data, total, 1)
+    assert [size for _, size in found] == sizes
+    assert torch.equal(torch.cat([x for (x, _), _ in found]), torch.arange(float(total)))
+
+
+@pytest.mark.parametrize(
     ("data", "classes", "message"),
     [
+        ([(torch.ones(3), torch.tensor([0, 3, 1]))], 3, r"must be in \[0, 3\), as classes is 3; got 3"),
+        ([(torch.ones(3), torch.tensor([0, -1, 1]))], 3, r"must be in \[0, 3\), as classes is 3; got -1"),
+        ([(torch.ones(3), torch.tensor([0, -100, 1]))], None, "per_class picks examples by must be not negative; got -100"),
         ([], None, "data holds no examples to score on"),
         ([(torch.ones(3), torch.tensor([0, 1, 0]))], None, "asks for 2 examples of each class, class 1 has 1; lower per_class"),
         ([(torch.ones(2), torch.tensor([0, 0]))], 3, "classes is 3, but the labels of data name 1 classes"),
@@ -212,6 +248,63 @@ def test_nothing_is_left_behind(mode: Any, fails: bool) -> None:
     assert [n for n, p in model.named_parameters() if p.grad is not None] == ["norm.weight"]
     assert not model.head.weight.requires_grad
     assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_norms_that_the_user_froze_keep_their_statistics() -> None:
+    class Norms(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen, self.free, self.head = nn.BatchNorm1d(12), nn.BatchNorm1d(12), nn.Linear(12, 4)
+            self.seen: list[tuple[bool, bool]] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.append((self.frozen.training, self.free.training))
+            out: Tensor = self.head(self.free(self.frozen(x)))
+            return out
+
+    model = Norms()
+    model.frozen.eval()
+    for training, seen in (
+        (True, (False, True)),
+        (False, (True, True)),
+    ):  # of a model that is not trained, none is frozen
+        if not training:
+            model.eval()
+        s = bare(model)
+        with scoring(s, "training"):
+            loss_gradients(s, [(batches(8)[0], 8)])
+        assert model.seen[-1] == seen
+        assert (model.frozen.training, model.free.training) == (False, training)
+    model.train()
+    s = bare(model)
+    s.frozen_norms = freeze_batchnorm({"frozen": model.frozen})
+    model.train()
+    with scoring(s, "training"):
+        loss_gradients(s, [(batches(8)[0], 8)])
+    assert model.seen[-1] == (False, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_below_float32_are_scored_in_float32_and_put_back(dtype: torch.dtype) -> None:
+    """Derivatives are those of the same weights in float32, also where the loss casts its inputs itself."""
+    model = everything().to(dtype)
+    twin = copy.deepcopy(model).float()
+    state, storage = copy.deepcopy(model.state_dict()), [p.data_ptr() for p in model.parameters()]
+    ((x, y),) = batches(8)
+    x = x.to(dtype).float()
+    found = []
+    for module, kind in ((model, dtype), (twin, torch.float32)):
+        s = bare(module, lambda m, b, kind=kind: F.cross_entropy(m(b[0].to(kind)), b[1]))  # type: ignore[misc]
+        with scoring(s, "training", second_order=True):
+            found.append([*loss_gradients(s, [((x, y), 8)]), *hessian_gradient_products(s, [((x, y), 8)])])
+    for tensor, other in zip(*found, strict=True):
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, other)
+    assert [p.data_ptr() for p in model.parameters()] == storage
+    for name, value in model.state_dict().items():
+        assert value.dtype == state[name].dtype, name
+        assert torch.equal(value, state[name]), name
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_models_that_draw_noise_are_scored_alike_at_one_seed() -> None:
@@ -332,6 +425,7 @@ def test_a_target_that_the_loss_does_not_use_has_a_gradient_of_zero() -> None:
     with scoring(s, "inference"):
         used, idle = loss_gradients(s, [(batches(8)[0], 8)])
         assert not bool(hessian_gradient_products(s, [(batches(8)[0], 8)])[1].any())
+    assert s.notes == ["the loss does not depend on idle.weight: the scores of its weights are 0"]
     assert bool(used.any())
     assert idle.shape == (2, 3)
     assert not bool(idle.any())
@@ -361,6 +455,38 @@ def test_losses_that_cannot_be_scored_by(loss: Any, error: type[Exception], mess
     s = bare(mlp(), loss)
     with pytest.raises(error, match=message), scoring(s, "inference"):
         loss_gradients(s, [(batches(8)[0], 8)])
+
+
+def test_a_loss_of_another_model_is_refused() -> None:
+    other = mlp()
+    s = bare(mlp(), lambda model, batch: cross_entropy(other, batch))
+    message = "the loss depends on no target, so there is nothing to score by; loss_fn must call the given model"
+    with pytest.raises(AttachError, match=message), scoring(s, "inference"):
+        loss_gradients(s, [(batches(8)[0], 8)])
+    with pytest.raises(AttachError, match=message), scoring(s, "inference"):
+        hessian_gradient_products(s, [(batches(8)[0], 8)])
+
+
+def test_a_target_that_only_some_batches_use_is_not_idle() -> None:
+    model = nn.ModuleList([nn.Linear(12, 4), nn.Linear(12, 4)])
+    s = bare(model, lambda m, batch: F.cross_entropy(m[int(len(batch[1]) > 4)](batch[0]), batch[1]))  # type: ignore[index]
+    with scoring(s, "inference"):
+        loss_gradients(s, [(batch, len(batch[1])) for batch in batches(4, 6)])
+    assert not s.notes
+
+
+def test_one_example_has_no_statistics() -> None:
+    s = bare(normed())
+    message = (
+        "batchnorm is training, but a batch norm sees a single value .*raise batch_size, or set batchnorm to inference"
+    )
+    with pytest.raises(DataError, match=message), scoring(s, "training"):
+        loss_gradients(s, Examples(batches(4)).take(1))
+    with scoring(s, "training"):
+        loss_gradients(s, Examples(batches(4, 4)).take(5))
+    s = bare(mlp(), lambda model, batch: torch.tensor(float("not a number")))
+    with pytest.raises(ValueError, match="could not convert string"), scoring(s, "training"):
+        loss_gradients(s, Examples(batches(4)).take(2))
 
 
 # ------------------------------------------------------------------------------------------------------------ temperature

@@ -7,7 +7,8 @@ import textwrap
 import torch
 from torch import nn
 
-from supermask import Dense, RandomMask, SignedSupermask
+from supermask import Dense, FixedMask, RandomMask, SignedSupermask
+from supermask.core.summary import note_empty_layers
 from supermask.core.zoo import ZOO
 
 from .helpers import Tracked, mlp
@@ -75,3 +76,21 @@ def test_the_last_line_counts_as_the_sparsifier_does() -> None:
     with torch.no_grad():
         s.set_mask(s.targets[0], torch.zeros_like(s.targets[0].mask))
     assert f"{s.remaining()} remain" in s.summary()
+
+
+def test_empty_layers_are_noted_but_not_vectors_or_masks_that_are_only_tracked() -> None:
+    model = mlp()
+    masks = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in model.named_parameters()}
+    masks["2.weight"].zero_()
+    masks["0.bias"].zero_()
+    s = FixedMask(masks=masks).attach(model, targets=list(masks))
+    assert s.notes == ["no weight of 2.weight remains before the first step"]
+    assert s.summary().endswith("note: no weight of 2.weight remains before the first step")
+    s.set_mask(s.targets[0], torch.zeros_like(s.targets[0].mask))
+    s.finalize()
+    assert s.notes[1:] == [f"no weight of {name} remains at the end" for name in ("0.weight", "2.weight")]
+    tracked = Tracked().attach(mlp())
+    for target in tracked.targets:
+        tracked.set_mask(target, torch.zeros_like(target.mask))
+    note_empty_layers(tracked, "now")
+    assert not tracked.notes

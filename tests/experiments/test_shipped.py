@@ -8,12 +8,13 @@ from typer.testing import CliRunner
 
 from supermask import models
 from supermask.cli import app
+from supermask.core.registry import methods as registered
 from supermask.lab.literature import literature
 from supermask.lab.load import find_experiment, index, load_experiment, shipped_folder
 from supermask.lab.plan import expand
 from supermask.lab.tables import settings_rows, weights
 
-# id -> settings, runs; the paper's tables have its 50 seeds
+# id -> settings, runs; the signed supermask's tables have its 50 seeds
 COUNTS = {
     "quickstart": (2, 10),
     "signed-supermask/table-1": (10, 500),
@@ -38,7 +39,44 @@ COUNTS = {
     "signed-supermask/fcn-residual": (15, 75),
     "signed-supermask/conv2": (4, 12),
     "signed-supermask/conv-thresholds": (12, 600),
+    "compare/digits": (23, 115),
+    "compare/fcn": (82, 410),
+    "compare/lenet5-caffe": (82, 410),
+    "snip/table-1": (6, 120),
+    "snip/table-2": (24, 72),
+    "snip/table-3": (16, 320),
+    "snip/table-4": (10, 30),
+    "snip/table-5": (4, 12),
+    "snip/table-6": (6, 18),
+    "snip/figure-3": (5, 100),
+    "snip/lenets-short": (8, 40),
+    "snip/inits-short": (8, 40),
+    "snip/batch-short": (5, 25),
+    "dessilbi/table-1": (35, 105),
+    "dessilbi/table-2": (8, 24),
+    "dessilbi/table-3": (8, 24),
+    "dessilbi/table-4": (16, 48),
+    "dessilbi/table-5": (16, 48),
+    "dessilbi/table-6": (3, 9),
+    "dessilbi/table-7": (4, 20),
+    "dessilbi/table-8": (2, 6),
+    "dessilbi/table-9": (2, 6),
+    "dessilbi/table-10": (4, 12),
+    "dessilbi/lenet": (2, 10),
+    "dessilbi/lenet-3-sweeps": (11, 55),
+    "supermask/fcn": (9, 45),
+    "supermask/fcn-short": (9, 45),
+    "supermask/conv": (31, 93),
+    "supermask/literature": (0, 0),
+    "lottery/lenet-300-100": (7, 35),
+    "lottery/lenet-300-100-short": (6, 30),
+    "lottery/literature": (0, 0),
+    "dst/lenet-300-100": (9, 45),
+    "dst/lenet-300-100-short": (9, 45),
+    "dst/wrn-22-2": (7, 21),
+    "dst/literature": (0, 0),
 }
+FOLDERS = ("compare", "snip", "dessilbi", "supermask", "lottery", "dst", "signed-supermask", "recipes")
 IDS = [shipped.id for shipped in index()]
 PAPER = [shipped.id for shipped in index() if shipped.paper == "signed-supermask"]
 
@@ -50,9 +88,23 @@ def first_seed(name):
 
 
 def test_the_index_lists_every_file_once():
-    data = {shipped_folder() / "index.yaml", shipped_folder() / "literature.yaml"}
     files = [shipped.file for shipped in index()]
-    assert sorted(files) == sorted(set(shipped_folder().rglob("*.yaml")) - data)
+    assert sorted(files) == sorted(set(shipped_folder().rglob("*.yaml")) - {shipped_folder() / "index.yaml"})
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_all_of_a_folder_share_one_results_folder(folder):
+    """So that a run that several tables want is trained once."""
+    found = [load_experiment(name) for name in IDS if name.startswith(f"{folder}/")]
+    assert {experiment.name for experiment in found} == {folder}
+    assert all(experiment.about for experiment in found)
+
+
+@pytest.mark.parametrize(
+    ("paper", "tables"), [("signed-supermask", range(1, 16)), ("dessilbi", range(1, 11)), ("snip", range(1, 7))]
+)
+def test_every_table_of_a_paper_is_there(paper, tables):
+    assert {f"{paper}/table-{number}" for number in tables} <= set(IDS)
 
 
 @pytest.mark.parametrize("shipped", index(), ids=IDS)
@@ -75,17 +127,9 @@ def test_every_experiment_is_planned(name):
         assert {len(row) for row in rows} == {len(headers)}
 
 
-def test_every_table_of_the_paper_is_there():
-    tables = {f"signed-supermask/table-{number}" for number in range(1, 16)}
+def test_the_tables_of_the_readme_are_there():
     readme = {"signed-supermask/readme-architectures", "signed-supermask/readme-results"}
-    assert tables | readme <= set(PAPER) <= set(COUNTS)
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_all_of_a_paper_share_one_results_folder(name):
-    experiment = load_experiment(name)
-    assert experiment.name == "signed-supermask"
-    assert experiment.about
+    assert readme <= set(PAPER) <= set(COUNTS)
 
 
 @pytest.mark.parametrize("name", [name for name in PAPER if name != "signed-supermask/table-14"])
@@ -175,6 +219,85 @@ PINNED = {
     "signed, Keras' clipped cross-entropy": "6487ec20e2b8",
     "FCN 1, relative": "129bd3ea2c6c",
 }
+
+
+def test_runs_are_shared_within_the_other_papers():
+    for table, other in (("dessilbi/table-3", "dessilbi/table-2"), ("dessilbi/table-5", "dessilbi/table-4")):
+        assert {spec.id for spec in first_seed(table).values()} == {spec.id for spec in first_seed(other).values()}
+    ids = {spec.id for name in ("snip/table-2", "snip/table-4") for spec in first_seed(name).values()}
+    for table in ("snip/table-5", "snip/table-6"):
+        assert {spec.id for spec in first_seed(table).values()} <= ids
+
+
+# ---------------------------------------------------------------------- all methods under equal conditions
+
+ABLATIONS_AND_MASKS = {"fixed-mask"}  # a mask from elsewhere is no method to compare
+STEERED = {"dense", "signed-supermask", "zhou-supermask"}
+COMPARED = [name for name in IDS if name.startswith("compare/")]
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_every_method_is_compared_under_equal_conditions(name):
+    runs = first_seed(name)
+    methods = {spec.sections["method"]["name"] for spec in runs.values()}
+    shipped = {key for key, cls in registered().items() if cls.__module__.startswith("supermask.methods.")}
+    assert methods == shipped - ABLATIONS_AND_MASKS
+    equal = {
+        json.dumps([spec.sections["model"], spec.sections["init"], spec.sections["data"]]) for spec in runs.values()
+    }
+    assert len(equal) == 1
+    for key in ("batch_size", "shuffle", "data_order", "passes", "schedule", "precision", "clip", "loss"):
+        assert len({json.dumps(spec.sections["train"][key]) for spec in runs.values()}) == 1, key
+    epochs = {label: spec.sections["train"]["epochs"] * rounds(spec) for label, spec in runs.items()}
+    assert len(set(epochs.values())) == 1, epochs
+
+
+def rounds(spec):
+    """Trainings that a run's epochs are multiplied by."""
+    method = spec.sections["method"]
+    again = method.get("finetune", False) or method.get("after", "none") != "none"
+    return method.get("rounds", 2 if again else 1)
+
+
+@pytest.mark.parametrize(("name", "densities"), [("digits", {0.05}), ("fcn", {0.1, 0.05, 0.02, 0.01})])
+def test_every_method_is_compared_at_every_density(name, densities):
+    found = {}
+    for spec in first_seed(f"compare/{name}").values():
+        method = spec.sections["method"]
+        found.setdefault(method["name"], set()).add(method.get("density"))
+    assert {method for method, given in found.items() if given == {None}} == STEERED
+    assert all(given == densities for method, given in found.items() if method not in STEERED)
+    if name == "fcn":
+        others = [
+            {label for label in first_seed(f"compare/{network}") if not label.startswith("signed")}
+            for network in ("fcn", "lenet5-caffe")
+        ]
+        assert others[0] == others[1]
+
+
+# ---------------------------------------------------------------------- architectures
+
+
+def test_the_generated_tables_of_snips_architectures():
+    """Weights and biases as spelt out for the paper's 5.1m, 8.5m, 10.5m, 15.2m and 14.9m; strides doubled for 64x64."""
+    tables = {}
+    for name in ("snip/table-5", "snip/table-6"):
+        experiment = load_experiment(name)
+        headers, rows = settings_rows(experiment, expand(experiment))
+        assert headers == [
+            "label", "convolutions", "strides", "linear", "weights and biases", "weights and biases (table 2)"
+        ]  # fmt: skip
+        tables |= {row[0]: row[1:] for row in rows}
+    counts = {label: row[3] for label, row in tables.items()}
+    assert counts == {
+        "AlexNet-s dense": 5_070_218, "AlexNet-b dense": 8_490_378, "VGG-C dense": 10_526_538,
+        "VGG-D dense": 15_245_130, "VGG-like dense": 14_982_474, "AlexNet-s, Tiny-ImageNet": 5_264_968,
+        "AlexNet-b, Tiny-ImageNet": 8_879_688, "VGG-C, Tiny-ImageNet": 10_624_008,
+        "VGG-D, Tiny-ImageNet": 15_342_600, "VGG-like, Tiny-ImageNet": 15_079_944,
+    }  # fmt: skip
+    assert tables["AlexNet-s dense"][:3] == ["96 (11x11), 256 (5x5), 384, 384, 256", "2 x 5", "1024, 1024, 10"]
+    assert tables["AlexNet-s, Tiny-ImageNet"][1] == "4, 2 x 4"
+    assert tables["VGG-like, Tiny-ImageNet"][1:3] == ["2, 1 x 12", "512, 200"]
 
 
 # ---------------------------------------------------------------------- models

@@ -179,7 +179,9 @@ def test_a_damaged_file(own_files, text, message):
 def test_an_id_is_given_once(own_files):
     first, second = (f"{{{BOOK}, entries: {{{names}}}}}" for names in ("x: {source: book}", "y: {source: book}"))
     assert set(own_files(first, second)) == {"x", "y"}
-    with pytest.raises(ConfigError, match=r"two\.yaml: entries\.x: one\.yaml has this id too; give one of them another"):
+    with pytest.raises(
+        ConfigError, match=r"two\.yaml: entries\.x: one\.yaml has this id too; give one of them another"
+    ):
         own_files(first, first)
 
 

@@ -70,12 +70,12 @@ def test_regression_end_to_end(line, tmp_path):
     held_out = [entry["validation_metric"] for entry in metrics]
     assert all(entry["test_accuracy"] is None and entry["validation_accuracy"] is None for entry in metrics)
     assert result["accuracy"] == dict.fromkeys(
-        ["last", "best", "best_epoch", "validation_selected", "validation", "validation_epoch"]
+        ["last", "best", "best_epoch", "best_remaining", "validation_selected", "validation", "validation_epoch"]
     )
     chosen = held_out.index(min(held_out))
     assert result["metric"] == {
         "name": "mae", "better": "lower", "last": errors[-1], "best": min(errors),
-        "best_epoch": errors.index(min(errors)) + 1, "validation_selected": errors[chosen],
+        "best_epoch": errors.index(min(errors)) + 1, "best_remaining": 8, "validation_selected": errors[chosen],
         "validation": held_out[-1], "validation_epoch": chosen + 1,
     }  # fmt: skip
     assert errors[-1] < 1e-3 < 0.1 < errors[0]

@@ -1,6 +1,7 @@
 """Last, best and validation-selected values."""
 
 import pytest
+import torch
 
 from supermask import models
 from supermask.core.masks import Masks
@@ -39,7 +40,8 @@ def judge(patch, key, **facts):
 def test_higher_is_better_and_the_earliest_epoch_wins_ties():
     result = judge({}, "accuracy")
     assert result["accuracy"] == {
-        "last": 0.6, "best": 0.9, "best_epoch": 2, "validation_selected": 0.5, "validation": 0.3, "validation_epoch": 1,
+        "last": 0.6, "best": 0.9, "best_epoch": 2, "best_remaining": None,
+        "validation_selected": 0.5, "validation": 0.3, "validation_epoch": 1,
     }  # fmt: skip
     assert result["metric"] == {"name": "accuracy", "better": "higher", **result["accuracy"]}
     assert result["precision"] == "float32"
@@ -49,9 +51,57 @@ def test_lower_is_better():
     result = judge({"train.metric": "userparts:mean_rank", "train.better": "lower"}, "metric")
     assert result["metric"] == {
         "name": "userparts:mean_rank", "better": "lower", "last": 0.6, "best": 0.5, "best_epoch": 1,
+        "best_remaining": None,
         "validation_selected": 0.9, "validation": 0.3, "validation_epoch": 2,
     }  # fmt: skip
     assert set(result["accuracy"].values()) == {None}
+
+
+def lines_of(*values, **more):
+    """Epochs of (round, remaining, test accuracy, held-out accuracy)."""
+    return [
+        {"epoch": i, "step": 6 * i, "train_loss": 1.0, "test_loss": 1.0, "round": number, "remaining": remaining,
+         "test_accuracy": test, "validation_accuracy": held, **{key: value[i - 1] for key, value in more.items()}}
+        for i, (number, remaining, test, held) in enumerate(values, start=1)
+    ]  # fmt: skip
+
+
+def result_of(method, lines, remaining=0):
+    """The result of a run of these epochs whose masks leave so many weights."""
+    (spec,) = expand(experiment({"method": method}))
+    masks = Masks({"fc1.weight": (torch.arange(16 * 64) < remaining).reshape(16, 64)}, {})
+    model = models.build("fcn", inputs=64, hidden=[16], classes=10)
+    return make_result(spec, spec.config(), masks, model, lines, FACTS)
+
+
+# three rounds, the masks of the last one are cut between its epochs
+ROUNDS = [(0, 9, 0.9, 0.9), (1, 3, 0.8, 0.8), (2, 9, 0.7, 0.7), (2, 3, 0.5, 0.4), (2, 3, 0.6, 0.1), (2, 3, 0.4, 0.3)]
+
+
+def test_epochs_with_other_masks_than_the_final_ones_are_not_chosen():
+    chosen = result_of({"name": "random", "density": 0.3}, lines_of(*ROUNDS), 3)["accuracy"]
+    assert (chosen["best"], chosen["best_epoch"], chosen["best_remaining"]) == (0.6, 5, 3)
+    assert (chosen["validation_selected"], chosen["validation_epoch"], chosen["validation"]) == (0.5, 4, 0.3)
+    # no epoch has as many as remain at the end: the last one
+    assert result_of({"name": "random", "density": 0.2}, lines_of(*ROUNDS), 2)["accuracy"]["best_epoch"] == 6
+
+
+def test_without_a_promised_density_every_epoch_of_the_last_round_can_be_chosen():
+    chosen = result_of({"name": "dense"}, lines_of(*ROUNDS), 3)["accuracy"]
+    assert (chosen["best"], chosen["best_epoch"], chosen["best_remaining"]) == (0.7, 3, 9)
+    assert (chosen["validation_selected"], chosen["validation_epoch"]) == (0.7, 3)
+    earlier = [{k: v for k, v in line.items() if k not in ("round", "remaining")} for line in lines_of(*ROUNDS)]
+    assert result_of({"name": "dense"}, earlier)["accuracy"]["best_epoch"] == 1
+
+
+def test_the_full_model_at_its_end_and_at_its_best():
+    tracked = [0.2, 0.1, None, None, None, None]
+    accuracy = [0.95, 0.93, None, None, None, None]
+    lines = lines_of(*ROUNDS, full_loss=tracked, full_accuracy=accuracy, full_metric=accuracy)
+    assert result_of({"name": "dense"}, lines)["full"] == {
+        "loss": 0.1, "accuracy": 0.93, "metric": 0.93, "best": 0.95, "best_epoch": 1,
+    }  # fmt: skip
+    assert result_of({"name": "dense"}, lines_of(*ROUNDS))["full"] is None
 
 
 @pytest.mark.parametrize("key", ["validation_selected", "validation", "validation_epoch"])

@@ -47,7 +47,8 @@ def test_rounds_begin_where_the_method_rewound_to(rewind, epochs, steps, tmp_pat
         later = [line["lr"] for line in lines if line["round"] == number]
         assert later == first[rewind // BATCHES :]
     result = read_result(only_run(tmp_path))
-    assert (result["rounds"], result["notes"]) == (3, ["round 0 ended", "round 1 ended"])
+    empty = [f"no weight of {layer}.weight remains at the end" for layer in ("fc1", "fc2")]
+    assert (result["rounds"], result["notes"]) == (3, ["round 0 ended", "round 1 ended", *empty])
     assert result["counts"]["weights_remaining"] == 0  # the two halves that went are all of it
     assert steps == 12 + 2 * (12 - rewind)
 
@@ -139,3 +140,46 @@ def test_the_dense_model_under_tracked_masks_is_tested_too(tmp_path):
         assert other["full_loss"] is None
     full = read_result(only_run(tmp_path / "tracked"))["full"]
     assert (full["loss"], full["accuracy"]) == (lines[-1]["full_loss"], lines[-1]["full_accuracy"])
+    assert full["best"] == max(line["full_accuracy"] for line in lines)
+
+
+@pytest.mark.parametrize("name", ["sgdw", "adamw"])
+def test_what_is_not_decayed_stays_so_in_every_round_and_under_a_schedule(name, tmp_path):
+    """The decay of SGDW falls with its rate; the group that is left out has none all along."""
+    optimizer = {"name": name, "lr": 0.1, "weight_decay": 0.01, "decay_on": "no-norms"}
+    configuration = patch("test-rounds") | {"model": {"name": "userparts:build"}, "train.optimizer": optimizer}
+    del configuration["model.hidden"]
+    trainer = trainer_of(configuration, tmp_path)
+    seen = []
+
+    def look():
+        first, spared = trainer.optimizer.param_groups
+        assert [p.numel() for p in spared["params"]] == [24, 24]
+        assert spared["weight_decay"] == 0.0
+        assert spared["lr"] == first["lr"]
+        seen.append((trainer.sparsifier.round, first["weight_decay"]))
+
+    trainer.look_every, trainer.on_look = 0.0, look
+    trainer.run()
+    assert {number for number, _ in seen} == {0, 1, 2}
+    assert (min(decay for _, decay in seen) < 0.001) is (name == "sgdw")
+
+
+def test_a_run_that_leaves_norms_out_of_the_decay_is_another_and_resumes(tmp_path):
+    optimizer = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}
+    common = {"model": {"name": "userparts:build"}, "train.epochs": 2, "train.batch_size": 400}
+    plain = common | {"train.optimizer": optimizer}
+    spared = common | {"train.optimizer": optimizer | {"decay_on": "no-norms"}}
+    specs = [
+        expand(experiment(patch))[0]
+        for patch in (plain, spared, common | {"train.optimizer": optimizer | {"decay_on": "all"}})
+    ]
+    assert specs[0].id == specs[2].id != specs[1].id
+    run(spared, tmp_path / "straight")
+    job = Job(specs[1], run_folder(tmp_path / "stopped", "test", specs[1].id))
+    runner = Runner(checkpoint_seconds=0)
+    while not job.folder.result.exists():
+        stop_now = iter([False, True])
+        with contextlib.suppress(KeyboardInterrupt):
+            runner(job, lambda event: None, functools.partial(next, stop_now))
+    assert_same_run(only_run(tmp_path / "straight"), job.folder)

@@ -59,6 +59,15 @@ def test_models_are_counted():
     assert row == ["dense", 4_300_224, "64, 64, pool", "256, 256, 7", 0]
 
 
+def test_strides_and_biases_are_counted():
+    columns = {key: f"model.{key}" for key in ("strides", "weights", "weights-and-biases")}
+    model = {"name": "alexnet-s", "size": 64, "stride": 4, "classes": 7}
+    _, (row,) = rows({"columns": columns}, {"model": model, "data": {"name": "tiny-imagenet"}})
+    assert row == ["dense", "4, 2 x 4", 5_066_784 - 3 * 1024, 5_070_218 - 3 * 1025]
+    _, (row,) = rows({"columns": columns}, {"model": {"name": "resnet20"}, "data": {"name": "cifar10"}})
+    assert row[1] == "1 x 7, 2, 1 x 5, 2, 1 x 5"
+
+
 def test_a_model_by_reference_is_counted():
     _, (row,) = rows({"columns": {"weights": "model.weights"}}, {"model": {"name": "userparts:build", "hidden": 8}})
     assert row == ["dense", 64 * 8 + 8 * 10]

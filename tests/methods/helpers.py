@@ -32,7 +32,7 @@ def batch(model: nn.Sequential, step: int = 0) -> tuple[Tensor, Tensor]:
     assert isinstance(first, nn.Linear)
     last = model[-1]
     assert isinstance(last, nn.Linear)
-    dtype = next(model.parameters()).dtype
+    dtype = first.weight.dtype  # not the score's
     x = torch.randn(16, first.in_features, generator=torch.Generator().manual_seed(step), dtype=dtype)
     return x, torch.arange(16) % last.out_features
 

@@ -15,7 +15,7 @@ from supermask import Sparsifier
 from supermask.core import path
 from supermask.core.checks import Session
 from supermask.core.zoo import ZOO
-from supermask.errors import HyperparameterError
+from supermask.errors import AttachError, HyperparameterError, StateError
 from supermask.methods import DessiLBI
 from supermask.optim import SGDW
 
@@ -205,7 +205,10 @@ def authors(
     plain: bool = False,
     coupled: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Sections 2.1 and 2.2 of their code as one loop: ``alphas`` is its lr, Z from the old W, W in steps of kappa * lr."""
+    """Their optimizers as one loop: ``alphas`` is its lr, Z from the old W, W in steps of kappa * lr.
+
+    The base class decays no tensor of one dimension; that for lottery tickets (``nesterov``) no bias, but norms' scales.
+    """
     model = net()
     buffers: dict[str, Tensor] = {}
     zs = {n: torch.zeros_like(p) for n, p in model.named_parameters() if p.dim() > 1}
@@ -218,7 +221,8 @@ def authors(
         for name, p in model.named_parameters():
             assert p.grad is not None
             w = p.detach().clone()
-            g = p.grad + decay * w
+            decayed = "bias" not in name if nesterov else p.dim() != 1 and "bn" not in name
+            g = p.grad + decay * decayed * w
             if coupled and name in zs:
                 g = g + (w - gammas[name]) / mu
             buffers[name] = g if step == 0 else momentum * buffers[name] + g
@@ -272,7 +276,7 @@ def test_it_follows_the_authors_equations(case: str) -> None:
     )
     s = method.attach(net())
     optimizer = torch.optim.SGD(
-        s.param_groups(),
+        s.param_groups(decay_on="no-biases" if settings["nesterov"] else "weights"),
         lr=0.05,
         momentum=settings["momentum"],
         weight_decay=settings["decay"],
@@ -280,7 +284,8 @@ def test_it_follows_the_authors_equations(case: str) -> None:
     )
     s.bind(optimizer, total_steps=steps)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 0.05 if step < cut else 0.005
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 if step < cut else 0.005
         optimizer.zero_grad()
         x, y = images(step)
         F.cross_entropy(s.model(x), y).backward()
@@ -486,9 +491,47 @@ def test_filters_enter_and_leave_as_a_whole() -> None:
     assert all(seen)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_cannot_hold_the_coupling_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(
+        AttachError, match=r"0.weight is torch.*float16, in which steps of lr / nu .*autocast .*in-gradient"
+    ):
+        DessiLBI().attach(nn.Sequential(nn.Linear(4, 3)).to(dtype))
+    s = DessiLBI().attach(bare(9, 8, 5))
+    _plain(s, 4)
+    s.model.to(dtype)
+    for target in s.targets:
+        target.parameter.grad = torch.zeros_like(target.parameter)
+    with pytest.raises(AttachError, match="0.weight is torch"):
+        s.method.before_step(s)
+
+
+def test_what_moved_to_another_device_is_told() -> None:
+    s = DessiLBI().attach(bare(9, 8, 5))
+    _plain(s, 4)
+    s.state["never/2.weight"] = s.state["never/2.weight"].to("meta")
+    for target in s.targets:
+        target.parameter.grad = torch.zeros_like(target.parameter)
+    with pytest.raises(
+        StateError, match=r"2.weight is on cpu, what its method knows of it on meta: .* optimizer anew and bind it"
+    ):
+        s.method.before_step(s)
+
+
+def test_a_frozen_target_is_noted_and_never_enters() -> None:
+    model = bare(9, 8, 5)
+    model[0].weight.requires_grad_(False)  # type: ignore[union-attr]
+    s = DessiLBI(nu=2.0, linear_lambda=0.05).attach(model, targets="*.weight")
+    assert s.notes == ["0.weight does not train (requires_grad is False), so none of its weights enters the path"]
+    train(s, 6)
+    assert not bool(s.targets[0].mask.any())
+    assert bool(s.targets[1].mask.any())
+
+
 def test_v_and_gamma_are_at_least_float32() -> None:
     """In bfloat16 an increment of lr / nu * W would vanish beside V."""
-    s = DessiLBI(nu=100.0, linear_lambda=0.01).attach(nn.Sequential(nn.Linear(4, 3, bias=False)).bfloat16())
+    method = DessiLBI(nu=100.0, linear_lambda=0.01, coupling="in-gradient")
+    s = method.attach(nn.Sequential(nn.Linear(4, 3, bias=False)).bfloat16())
     optimizer = torch.optim.SGD(s.param_groups(), lr=1e-3)
     s.bind(optimizer, total_steps=1000)
     (target,) = s.targets
@@ -649,7 +692,7 @@ def test_without_anything_after_there_is_one_round() -> None:
 @pytest.mark.parametrize("after", ["fine-tune", "retrain"])
 @pytest.mark.parametrize("stop", [(0, 2), (0, 5), (1, 3), (1, 6)])
 def test_resumes_bitwise_in_either_round(after: Any, stop: tuple[int, int]) -> None:
-    method = DessiLBI(after=after, rewind_step=2, density=0.3, stop="nu", **QUICK)
+    method = DessiLBI(after=after, rewind_step=2 * (after == "retrain"), density=0.3, stop="nu", **QUICK)
     whole = Rounds(method)
     whole.run()
     first = Rounds(method)
@@ -679,6 +722,20 @@ def test_a_rewinding_step_beyond_the_round_is_refused_at_the_first_step() -> Non
     s = DessiLBI(after="retrain", rewind_step=4).attach(bare(9, 8, 5))
     with pytest.raises(HyperparameterError, match=r"rewind_step must be a number in \[0, 3\], got 4"):
         train(s, 4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stop": "early"}, "dessilbi: stop is 'early', but nothing uses it; set density, or remove it"),
+        ({"stop": "nu"}, "dessilbi: stop is 'nu', but nothing uses it; set density, or remove it"),
+        ({"rewind_step": 3}, "dessilbi: rewind_step is 3, but nothing uses it; set after to retrain, or remove it"),
+        ({"rewind_step": 3, "after": "fine-tune"}, "rewind_step is 3, but nothing uses it"),
+    ],
+)
+def test_fields_that_would_do_nothing_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(HyperparameterError, match=message):
+        DessiLBI(**fields)
 
 
 def test_fields_are_checked() -> None:

@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from supermask import Initializer, Method
+from supermask import Initializer, Method, SignedSupermask
 from supermask.core.select import SCOPES, masks_by_score
 from supermask.core.targets import Target
 from supermask.errors import HyperparameterError
 from supermask.methods.edge_popup import EdgePopup
+from supermask.methods.gem_miner import GemMiner
 from supermask.methods.iterand import IteRand
 from supermask.methods.mpt import MPT
 from supermask.methods.multicoated import MulticoatedSupermask
+from supermask.methods.zhou import ZhouSupermask
 from supermask.tensors.topk import keep_count
 
 from .helpers import bare, batch, train
@@ -30,7 +32,7 @@ CONVS = {
     "conv8": [(64, 3), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (512, 256), (512, 512)],
 }
 SIZES = {"fcn": 266_200, "conv2": 4_300_992, "conv4": 2_425_024, "conv6": 2_261_184, "conv8": 5_275_840}
-SINGLE = [  # by absolute score, with one mask a layer
+SINGLE = [  # those whose weights remain where a score ranks high
     EdgePopup(density=0.4),
     EdgePopup(density=0.4, absolute=False),
     MPT(density=0.4),
@@ -197,3 +199,64 @@ def test_batch_norm_is_not_trained_but_counts() -> None:
     s.finalize()
     assert model[1].weight.requires_grad
     assert len(EdgePopup(batchnorm="trained").attach(model).param_groups()[0]["params"]) == 3
+
+
+def test_a_scale_is_that_of_the_layers_own_density() -> None:
+    """Erdős-Rényi leaves the second layer dense; uniform and global scales are those of the whole."""
+    constants = [math.sqrt(2 / 100), math.sqrt(2 / 50)]
+    for scope in SCOPES:
+        s = EdgePopup(density=0.1, scope=scope, scale="kept").attach(bare(100, 50, 2))
+        for target, constant in zip(s.targets, constants, strict=True):
+            share = int(target.mask.sum()) / target.size if scope in ("erk", "er") else 0.1
+            assert float(target.dense.abs().max()) == pytest.approx(constant / math.sqrt(share), rel=1e-6)
+    assert int(EdgePopup(density=0.1, scope="erk").attach(bare(100, 50, 2)).targets[1].mask.sum()) == 100
+    with pytest.raises(
+        HyperparameterError, match="edge-popup: scale 'pruned-bug' .* 2.weight stays dense under scope erk"
+    ):
+        EdgePopup(density=0.1, scope="erk", scale="pruned-bug").attach(bare(100, 50, 2))
+
+
+@pytest.mark.parametrize("cls", [EdgePopup, MPT, MulticoatedSupermask])
+def test_given_weights_are_not_scaled(cls: Any) -> None:
+    model = bare(9, 8, 5)
+    start = [p.detach().clone() for p in model.parameters()]
+    given = dict(model.named_parameters())
+    for weights in ("keep", {name: p.detach().clone() for name, p in given.items()}):
+        s = cls(density=0.4, scale="kept").attach(bare(9, 8, 5), weights=weights)
+        assert all(torch.equal(target.dense, old) for target, old in zip(s.targets, start, strict=True))
+
+
+def test_an_empty_layer_is_noted() -> None:
+    scores = {"0.weight": torch.ones(8, 9), "2.weight": torch.full((5, 8), 0.1)}
+    s = EdgePopup(density=0.5, scope="global").attach(bare(9, 8, 5), scores=scores)
+    assert s.notes == ["no weight of 2.weight remains before the first step"]
+    s.finalize()
+    assert s.notes[1:] == ["no weight of 2.weight remains at the end"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "method", [*SINGLE, ZhouSupermask(), SignedSupermask(), GemMiner(density=0.4, unflag=False)], ids=lambda m: m.name
+)
+def test_small_steps_add_up_in_half_precision(method: Method, dtype: torch.dtype) -> None:
+    """A thousandth of a score is less than bfloat16 can add to it; the model still computes in its own precision."""
+    model = bare(9, 8, 5, dtype=dtype)
+    s = method.attach(model)
+    target = s.targets[0]
+    assert target.weight.dtype == dtype
+    before = target.parameter.detach().clone()
+    assert before.dtype == torch.float32
+    x, y = batch(model)
+    F.cross_entropy(model(x).float(), y).backward()
+    gradient = target.parameter.grad
+    assert gradient is not None
+    assert gradient.dtype == torch.float32
+    moved = before - 1e-4 * gradient
+    optimizer = torch.optim.SGD(s.param_groups(), lr=1e-4)
+    s.bind(optimizer, total_steps=9)
+    optimizer.step()
+    if not isinstance(method, GemMiner):  # whose penalty has a gradient as well
+        torch.testing.assert_close(target.parameter.detach(), moved, rtol=2e-7, atol=0)
+    assert not torch.equal(target.parameter, before)
+    s.finalize()
+    assert model[0].weight.dtype == dtype

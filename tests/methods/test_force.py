@@ -135,6 +135,19 @@ def test_each_step_takes_the_next_examples() -> None:
         Force(steps=4, batch_size=4, density=0.5).attach(model(), data=iter(data), loss_fn=loss)
 
 
+def test_a_batch_that_is_larger_than_a_step_is_used_up() -> None:
+    seen: list[list[float]] = []
+
+    def loss(module: nn.Module, given: Any) -> Tensor:
+        seen.append(given[0][:, 0].tolist())
+        return cross_entropy(module, given)
+
+    x = torch.zeros(10, 9, dtype=torch.float64)
+    x[:, 0] = torch.arange(10)
+    Force(steps=4, batch_size=3, density=0.5).attach(model(), data=[(x, torch.arange(10) % 5)], loss_fn=loss)
+    assert seen == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 1, 2]]  # one is left, which is too few
+
+
 def test_the_guard_and_small_steps_keep_layers_from_collapse() -> None:
     def deep() -> nn.Sequential:
         return bare(64, 4, 64, 64, 4, dtype=torch.float64)
@@ -145,7 +158,7 @@ def test_the_guard_and_small_steps_keep_layers_from_collapse() -> None:
 
     counts, notes = kept(steps=1)
     assert counts == [5, 13, 0, 6]
-    assert notes == ["no weight of 4.weight remains; min_per_layer keeps some in every layer"]
+    assert notes == ["no weight of 4.weight remains before the first step"]
     counts, notes = kept(steps=1, min_per_layer=3)
     assert sum(counts) == 24
     assert counts[2] == 3

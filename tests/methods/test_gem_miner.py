@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from supermask import Method, Sparsifier
-from supermask.errors import MaskError
+from supermask.errors import HyperparameterError, MaskError
 from supermask.methods.gem_miner import GemMiner
 from supermask.tensors.topk import keep_count
 
@@ -50,7 +50,7 @@ def test_freezings_are_evenly_spaced_and_all_done_at_the_end(total: int) -> None
 
 def test_what_is_left_shrinks_and_ends_exact() -> None:
     """With a strong penalty, nearly all scores are clamped to 0: ties everywhere."""
-    method = GemMiner(density=0.13, freezings=4, strength=5.0)
+    method = GemMiner(density=0.13, freezings=4, strength=5.0, finetune=False)
     s = method.attach(bare(9, 8, 5))
     optimizer = torch.optim.SGD(s.param_groups(), lr=0.1)
     s.bind(optimizer, total_steps=10)
@@ -68,6 +68,8 @@ def test_what_is_left_shrinks_and_ends_exact() -> None:
         before = {name: mask.clone() for name, mask in s.state.items()}
     assert s.remaining() == 15  # .13 * 112 = 14.56
     assert not s.notes
+    train(s, 1, first=10, optimizer=optimizer)  # one step too many
+    assert s.remaining() == 15
 
 
 def test_without_unflag_fewer_remain_and_a_note_says_so() -> None:
@@ -152,3 +154,22 @@ def test_scores_outside_the_unit_interval_are_refused() -> None:
     scores = {"0.weight": torch.full((5, 9), 1.5)}
     with pytest.raises(MaskError, match=r"scores of 0.weight must lie in \[0, 1\]"):
         GemMiner().attach(bare(9, 5), scores=scores)
+
+
+def test_the_search_ends_with_the_masks_it_trained_and_hidden_weights_come_back_before_the_second_round() -> None:
+    s = GemMiner(density=0.3, freezings=2, strength=0.1).attach(bare(9, 8, 5))
+    train(s, 6)
+    for target in s.targets:
+        assert torch.equal(target.mask, s.state[f"left/{target.name}"] & (target.score > 0.5))
+    assert s.remaining() < 34
+    assert s.method.next_round(s)
+    assert s.remaining() == 34
+    for target in s.targets:
+        assert torch.equal(target.mask, s.state[f"left/{target.name}"])
+        assert bool(target.weight[target.mask].all())
+
+
+def test_a_density_below_one_weight_is_refused_before_training() -> None:
+    for unflag in (True, False):
+        with pytest.raises(HyperparameterError, match="density 0.001 keeps none of 112 weights"):
+            GemMiner(density=0.001, unflag=unflag).attach(bare(9, 8, 5))

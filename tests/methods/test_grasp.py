@@ -85,13 +85,33 @@ def test_balanced_examples() -> None:
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 0, 2, 1, 2, 2, 0])
     data = list(zip(torch.randn(12, 9).split(5), labels.split(5), strict=True))
     attach(Grasp(per_class=2, density=0.5), model, data, loss)
-    assert seen == [[0, 0, 1, 1, 2], [2]] * 2  # once for g, once for Hg
+    assert seen == [[0, 0, 1], [1, 2, 2]] * 2  # once for g, once for Hg
     with pytest.raises(
         DataError, match="per_class asks for 4 examples of each class, class 1 has 3; lower per_class, or set it"
     ):
         attach(Grasp(per_class=4), bare(9, 8, 3), data, loss)
     with pytest.raises(DataError, match=r"a batch must be \(inputs, integer labels\)"):
         attach(Grasp(), bare(9, 8, 3), [(x, y.float()) for x, y in data], loss)
+
+
+def test_without_classes_a_hundred_examples_are_taken() -> None:
+    seen: list[int] = []
+
+    def loss(module: nn.Module, given: Any) -> Tensor:
+        seen.append(len(given[1]))
+        return cross_entropy(module, given)
+
+    data = [(torch.randn(60, 9, generator=torch.Generator().manual_seed(i)), torch.arange(60) % 3) for i in range(2)]
+    attach(Grasp(per_class=None, density=0.5), bare(9, 8, 3), data, loss)
+    assert seen == [60, 40] * 2
+
+
+def test_labels_that_are_no_classes_are_refused() -> None:
+    x, labels = torch.randn(6, 9), torch.tensor([0, 1, 2, 0, 1, 2])
+    with pytest.raises(DataError, match=r"must be in \[0, 2\), as classes is 2; got 2"):
+        attach(Grasp(per_class=2, classes=2), bare(9, 8, 3), [(x, labels)])
+    with pytest.raises(DataError, match="must be not negative; got -100"):
+        attach(Grasp(per_class=2), bare(9, 8, 3), [(x, labels.where(labels > 0, -100))])
 
 
 def test_linear_layers_drawn_anew_for_scoring() -> None:
@@ -159,7 +179,15 @@ def test_outputs_that_cannot_be_divided() -> None:
     [
         ({"per_class": 0}, "grasp: per_class must be a whole number of examples >= 1, got 0"),
         ({"classes": 0}, "grasp: classes must be a whole number of classes >= 1, got 0"),
-        ({"batch_size": 0}, "grasp: batch_size"),
+        ({"batch_size": 0, "per_class": None}, "grasp: batch_size must be a whole number of examples >= 1, got 0"),
+        (
+            {"batch_size": 64},
+            "grasp: batch_size is 64, but nothing uses it; set per_class to null, or remove it",
+        ),
+        (
+            {"per_class": None, "classes": 10},
+            "grasp: classes is 10, but nothing uses it; set per_class, or remove it",
+        ),
         ({"temperature": 0.0}, r"grasp: temperature must be a number in \(0, 1e\+09\], got 0.0"),
         ({"absolute": 1}, "grasp: absolute must be true or false"),
         ({"redraw_linear": None}, "grasp: redraw_linear must be true or false"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from supermask import Initializer
+from supermask.errors import HyperparameterError
 from supermask.methods.iterand import IteRand
 from supermask.tensors.philox import Stream
 
@@ -34,6 +35,21 @@ def test_an_event_draws_a_share_of_the_pruned_weights_again(distribution: str) -
             share = int(where.sum()) / int((~target.mask).sum())
             assert 0.15 < share < 0.35
             assert not torch.equal(target.dense, old)
+
+
+def test_a_scale_holds_for_the_first_weights_and_for_later_ones() -> None:
+    sparsifiers = [
+        IteRand(density=0.25, every=2, scale=scale).attach(bare(20, 10), seed=1) for scale in ("none", "kept")
+    ]
+    for s in sparsifiers:
+        optimizer = torch.optim.SGD(s.param_groups(), lr=1e-9)
+        s.bind(optimizer, total_steps=4)
+        first = s.targets[0].dense.clone()
+        train(s, 3, optimizer=optimizer)
+        assert not torch.equal(s.targets[0].dense, first)
+    assert torch.allclose(sparsifiers[1].targets[0].dense, 2.0 * sparsifiers[0].targets[0].dense)
+    with pytest.raises(HyperparameterError, match="iterand: scale must be one of none, kept; got 'fan'"):
+        IteRand(scale="fan")  # type: ignore[arg-type]
 
 
 def test_it_ranks_by_the_signed_score_and_the_gradient_has_no_sign() -> None:
@@ -79,3 +95,13 @@ def test_a_share_of_zero_never_draws_again() -> None:
     before = [target.dense.clone() for target in s.targets]
     train(s, 3)
     assert all(torch.equal(target.dense, old) for target, old in zip(s.targets, before, strict=True))
+
+
+def test_a_training_without_an_event_is_noted() -> None:
+    for every, notes in (
+        (3, []),
+        (4, ["iterand: no weight is drawn again: every=4 is more than the 3 steps of training"]),
+    ):
+        s = IteRand(every=every).attach(bare(9, 8, 5))
+        train(s, 3)
+        assert [note.partition(";")[0] for note in s.notes] == notes

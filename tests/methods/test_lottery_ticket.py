@@ -301,8 +301,10 @@ def test_a_density_below_one_weight_is_refused_before_training() -> None:
 
 def test_a_layer_that_loses_everything_is_noted() -> None:
     s, _ = run(LotteryTicket(density=None, rounds=2, linear_rate=0.99, output_rate=0.99))
-    assert s.notes == ["no weight of 3.weight remains after round 0"]
     assert s.remaining() == 1
+    assert not s.notes
+    s.finalize()
+    assert s.notes == ["no weight of 3.weight remains at the end"]
 
 
 def test_finalizing_after_the_first_round_says_what_is_missing() -> None:
@@ -344,6 +346,8 @@ def test_tied_weights_rewind_too() -> None:
         ({"criterion": "largest"}, "criterion must be one of large-final, "),
         ({"rewind": "late"}, "rewind must be one of init, step, none, reinit"),
         ({"rewind": "step"}, "rewind_step must be at least 1 with rewind: step, got 0"),
+        ({"linear_rate": 0.3}, "linear_rate acts only without a density, got 0.3 and density 0.1"),
+        ({"density": None, "scope": "erk"}, "scope acts only with a density, got 'erk' and density None"),
         ({"rewind_step": 5}, "rewind_step must be 0 with rewind: init, got 5"),
         ({"rewind": "reinit", "rewind_step": 5}, "rewind_step must be 0 with rewind: reinit, got 5"),
     ],
@@ -351,3 +355,29 @@ def test_tied_weights_rewind_too() -> None:
 def test_bad_fields(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(HyperparameterError, match=f"lottery-ticket: {message}"):
         LotteryTicket(**fields)
+
+
+@pytest.mark.parametrize("criterion", ["movement", "magnitude-increase"])
+def test_movement_is_counted_from_what_a_round_began_with(criterion: Any) -> None:
+    """With a new order of the initial weights in every round: where nothing is trained, nothing has moved or flipped."""
+    method = LotteryTicket(density=0.3, rounds=4, rewind="reinit", criterion=criterion, same_sign=True)
+    s = method.attach(small())
+    for number in range(4):
+        for target in s.targets:
+            score = method._score(s, target)
+            assert not bool(score[target.mask].any())
+            assert bool((score[~target.mask] == -math.inf).all())
+        s.step = STEPS
+        assert method.next_round(s) == (number < 3)
+        s.round += 1
+
+
+def test_small_weights_of_half_precision_keep_their_sign() -> None:
+    """The product of two of them would be 0 in float16."""
+    model = bare(4, 1).half()
+    start = torch.tensor([[1e-5, -1e-5, 2e-5, 3e-5]])
+    model[0].weight.data.copy_(start)
+    s = LotteryTicket(density=0.5, rounds=2, same_sign=True).attach(model)
+    s.targets[0].parameter.data.copy_(start * torch.tensor([[1, 1, -1, -1]]))
+    assert s.method.next_round(s)
+    assert s.targets[0].mask.tolist() == [[True, True, False, False]]

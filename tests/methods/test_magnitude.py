@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from supermask import Magnitude
+from supermask.errors import HyperparameterError
 from supermask.tensors.allocation import erk
 
 from .helpers import bare, train
@@ -139,3 +140,28 @@ def test_a_weight_that_trained_to_exactly_zero_goes_before_a_hidden_one_returns(
     s.targets[0].parameter.data.zero_()
     method._prune(s, 0.4)
     assert s.targets[0].mask.flatten().nonzero().flatten().tolist() == [5, 6, 7, 8]
+
+
+def test_a_late_beginning_is_never_before_the_first_step() -> None:
+    """4 % of 10 steps rounds to step 0, which is over when the method first acts; the event is at step 1."""
+    history = run(Magnitude(density=0.25, initial_density=0.5, begin=0.04, end=1.0, every=4, scope="global"), 10)
+    counts = [remaining(masks) for masks in history]
+    assert counts[:3] == [112, 56, 56]
+    assert counts[5] == math.floor((0.25 + 0.25 * (1 - 4 / 9) ** 3) * 112 + 0.5)
+    assert counts[10] == 28
+    assert [remaining(masks) for masks in run(Magnitude(density=0.25, begin=0.04, scope="global"), 1)] == [112, 28]
+
+
+def test_a_schedule_without_steps_between_is_noted() -> None:
+    for every, notes in ((5, 0), (6, 1)):
+        s = Magnitude(density=0.25, every=every).attach(bare(9, 8, 5))
+        train(s, 8)
+        assert len(s.notes) == notes
+    assert s.notes[0].startswith(
+        "magnitude: no event between the first and the last: every=6 steps, and they are at step 0 and"
+    )
+
+
+def test_a_density_below_one_weight_is_refused_before_training() -> None:
+    with pytest.raises(HyperparameterError, match="density 0.001 keeps none of 112 weights"):
+        Magnitude(density=0.001, schedule="one-shot", begin=0.5).attach(bare(9, 8, 5))

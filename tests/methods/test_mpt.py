@@ -88,3 +88,11 @@ def test_a_layer_without_weights_is_zero_not_nan() -> None:
     s = MPT(density=0.5, scope="global", ramp=0.0).attach(bare(9, 8, 5), scores=scores)
     assert not bool(s.targets[1].mask.any())
     assert not bool(s.targets[1].weight.any())
+
+
+def test_a_sum_beyond_float16_is_right() -> None:
+    """80,000 weights of 1 remain; float16 ends at 65,504."""
+    model = nn.Linear(300, 300, bias=False).half()
+    s = MPT(density=8 / 9).attach(model, weights={"weight": torch.ones(300, 300)})
+    assert s.remaining() == 80_000
+    assert torch.equal(s.targets[0].weight, s.targets[0].mask.half())

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from supermask import Initializer
 from supermask.core.select import selected
 from supermask.errors import HyperparameterError
+from supermask.methods.edge_popup import EdgePopup
 from supermask.methods.multicoated import MulticoatedSupermask
 
 from .helpers import bare, train
@@ -75,15 +77,44 @@ def test_coats_are_nested_and_exact(density: float, shares: list[float], seed: i
 
 
 def test_one_coat_is_edge_popup_with_its_mask() -> None:
-    s = MulticoatedSupermask(inner=()).attach(bare(9, 8, 5))
-    train(s, 3)
-    assert {int(v) for code in codes(s) for v in code.unique()} == {0, 1}
+    initializers = {"weights": Initializer(distribution="normal", rule="he"), "batchnorm": "trained", "scale": "kept"}
+    scores = MulticoatedSupermask.scores
+    both = [
+        MulticoatedSupermask(density=0.4, inner=(), **initializers).attach(bare(9, 8, 5), seed=3),
+        EdgePopup(density=0.4, scores=scores, **initializers).attach(bare(9, 8, 5), seed=3),
+    ]
+    for s in both:
+        train(s, 5)
+    for coated, popped in zip(*(s.targets for s in both), strict=True):
+        assert torch.equal(coated.score, popped.score)
+        assert torch.equal(coated.mask, popped.mask)
+        assert torch.equal(coated.weight, popped.weight)
 
 
 @pytest.mark.parametrize(
     ("inner", "message"),
-    [((0.2, 0.5), "inner must not increase"), ((1.5,), "inner must be a number in"), ([0.5], "inner must be a tuple")],
+    [
+        ((1.0,) * 127, "inner must have at most 126 shares, got 127"),
+        ((0.2, 0.5), "inner must not increase"),
+        ((1.5,), "inner must be a number in"),
+        ([0.5], "inner must be a tuple"),
+    ],
 )
 def test_bad_coats(inner: object, message: str) -> None:
     with pytest.raises(HyperparameterError, match=message):
         MulticoatedSupermask(inner=inner)  # type: ignore[arg-type]
+
+
+def test_as_many_coats_as_a_byte_counts() -> None:
+    s = MulticoatedSupermask(density=0.5, inner=(1.0,) * 126).attach(bare(9, 8, 5))
+    assert {int(v) for code in codes(s) for v in code.unique()} == {0, 127}
+
+
+def test_a_coat_of_less_than_one_weight_is_refused_by_name() -> None:
+    message = (
+        r"inner 0.01 of density 0.3 is less than one of 112 weights; leave this coat out, or raise it to 0.0149 or more"
+    )
+    with pytest.raises(HyperparameterError, match=message):
+        MulticoatedSupermask(inner=(0.5, 0.01)).attach(bare(9, 8, 5))
+    s = MulticoatedSupermask(inner=(0.5, 0.0149)).attach(bare(9, 8, 5))
+    assert sum(int((code == 3).sum()) for code in codes(s)) == 1

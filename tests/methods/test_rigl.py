@@ -251,3 +251,14 @@ def test_a_gradient_that_is_not_a_number() -> None:
 def test_bad_fields(field: str, value: Any) -> None:
     with pytest.raises(HyperparameterError, match=f"rigl: {field} must be"):
         RigL(**{field: value})
+
+
+def test_no_step_is_lost_where_every_layer_is_dense() -> None:
+    assert updates(RigL(density=1.0, every=2, end=1.0).attach(bare(9, 8, 5)), 6) == []
+
+
+def test_a_training_without_an_update_is_noted() -> None:
+    for every, notes in ((5, []), (6, ["rigl: no connection moves after step 0: of 8 steps, none before step 6"])):
+        s = RigL(density=0.5, every=every).attach(bare(9, 8, 5))
+        train(s, 8)
+        assert [note[: len(notes[0])] for note in s.notes] == notes

@@ -216,7 +216,8 @@ def test_functions_that_break_the_flow_are_found(function: Any, bias: bool) -> N
             return out
 
     with pytest.raises(
-        UnsupportedModuleError, match=r"twice the input gives [0-9.e-]+ times the output, so the flow is not"
+        UnsupportedModuleError,
+        match=r"an input of ones gives the output [0-9.e-]+, one of twos [0-9.e-]+, not twice as much, so the flow",
     ):
         attach(SynFlow(input_shape=(9,)), Odd())
 
@@ -259,3 +260,36 @@ def test_two_outputs() -> None:
 def test_bad_fields(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(HyperparameterError, match=message):
         SynFlow(**fields)
+
+
+def test_a_flow_that_begins_behind_a_threshold_is_refused() -> None:
+    """No output for ones, some for twos."""
+
+    class Threshold(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(super().forward(x) - 2.5)
+
+    model = Threshold(2, 1, bias=False)
+    nn.init.ones_(model.weight)
+    with pytest.raises(
+        UnsupportedModuleError, match="an input of ones gives the output 0, one of twos 1.5, not twice as much"
+    ):
+        attach(SynFlow(density=0.5, input_shape=(2,)), model)
+
+
+def test_flags_and_indices_among_the_buffers_are_left_alone() -> None:
+    class Picking(nn.Linear):
+        keep: Tensor
+        last: Tensor
+
+        def __init__(self) -> None:
+            super().__init__(3, 4, bias=False)
+            self.register_buffer("keep", torch.tensor([True, False, True]))
+            self.register_buffer("last", torch.tensor([-1]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = super().forward(x * self.keep)
+            return out[:, self.last]
+
+    s = attach(SynFlow(density=2 / 12, input_shape=(3,)), Picking())
+    assert s.targets[0].mask.tolist() == [[False] * 3, [False] * 3, [False] * 3, [True, False, True]]

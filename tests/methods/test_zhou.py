@@ -83,6 +83,10 @@ def test_the_rounded_final_mask() -> None:
     assert s.method.test_draws(s) == 10
     train(s, 4)
     assert s.method.test_draws(s) == 1
+    assert s.total_steps == 4
+    s.bind(optimizer := torch.optim.SGD(s.param_groups(), lr=0.1), total_steps=4)
+    train(s, 1, first=4, optimizer=optimizer)  # one step too many
+    assert s.method.test_draws(s) == 1
     scores = [target.score.clone() for target in s.targets]
     masks = s.finalize()
     assert all(torch.equal(mask, score > 0) for mask, score in zip(masks.values(), scores, strict=True))

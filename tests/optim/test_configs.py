@@ -7,7 +7,18 @@ import torch
 from torch import nn
 
 from supermask.errors import ConfigError, HyperparameterError
-from supermask.optim import OPTIMIZERS, SGDW, AdamConfig, AdamWConfig, SGDConfig, SGDWConfig, build_optimizer
+from supermask.optim import (
+    OPTIMIZERS,
+    SGDW,
+    AdagradConfig,
+    AdamConfig,
+    AdamWConfig,
+    AMSGradConfig,
+    RAdamConfig,
+    SGDConfig,
+    SGDWConfig,
+    build_optimizer,
+)
 
 
 def params() -> list[nn.Parameter]:
@@ -21,6 +32,9 @@ def params() -> list[nn.Parameter]:
         (SGDWConfig(lr=0.1, momentum=0.8, nesterov=False, weight_decay=1e-4), SGDW),
         (AdamConfig(lr=0.1, betas=(0.8, 0.99), eps=1e-7, weight_decay=1e-4), torch.optim.Adam),
         (AdamWConfig(lr=0.1, betas=(0.8, 0.99), eps=1e-7, weight_decay=1e-4), torch.optim.AdamW),
+        (AMSGradConfig(lr=0.1, betas=(0.8, 0.99), eps=1e-7, weight_decay=1e-4), torch.optim.Adam),
+        (RAdamConfig(lr=0.1, betas=(0.8, 0.99), eps=1e-7, weight_decay=1e-4), torch.optim.RAdam),
+        (AdagradConfig(lr=0.1, eps=1e-7, weight_decay=1e-4), torch.optim.Adagrad),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -30,9 +44,13 @@ def test_every_field_reaches_the_optimizer_and_the_kernel_is_fused(config: Any, 
     optimizer = config.build(iter(own))
     assert type(optimizer) is made
     group = optimizer.param_groups[0]
-    for field, value in vars(config).items():
+    for field, value in config._options().items():
         assert group[field] == value
-    assert group["fused"] is True
+    assert set(vars(config)) - set(config._options()) == {
+        "decay_on"
+    }  # which the groups hold, see tests/core/test_decay.py
+    assert group.get("fused") is (None if config.name == "radam" else True)  # torch has no fused RAdam
+    assert group.get("amsgrad", False) is (config.name == "amsgrad")
     own[0].grad = torch.ones(3)
     optimizer.step()
     assert bool((own[0] < 1).all())
@@ -44,18 +62,18 @@ def test_groups_names_and_unfusable_parameters(name: str) -> None:
         name, [{"params": params()}, {"params": nn.Parameter(torch.ones(2)), "lr": 0.5}], lr=0.1
     )
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.5]
-    assert optimizer.param_groups[1]["fused"] is True
+    assert optimizer.param_groups[1].get("fused") is (None if name == "radam" else True)
     named = build_optimizer(name, nn.Linear(2, 2).named_parameters(), lr=0.1)
     assert named.param_groups[0]["param_names"] == ["weight", "bias"]
     complex_one = build_optimizer(name, [nn.Parameter(torch.ones(2, dtype=torch.complex64))], lr=0.1)
-    assert complex_one.param_groups[0]["fused"] is None
+    assert complex_one.param_groups[0].get("fused") is None
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("sdg", {"lr": 0.1}, "there is no optimizer 'sdg'; did you mean 'sgd"),
-        ("lamb!", {"lr": 0.1}, "known: sgd, sgdw, adam, adamw"),
+        ("lamb!", {"lr": 0.1}, "known: sgd, sgdw, adam, adamw, amsgrad, radam, adagrad"),
         ("sgdw", {"lr": 0.1, "wieght_decay": 0.1}, "sgdw has no option 'wieght_decay'; did you mean 'weight_decay'"),
         ("sgd", {}, "sgd needs the option lr; it has no default"),
     ],

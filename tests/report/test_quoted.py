@@ -55,6 +55,61 @@ def test_quoted_numbers_stand_below_ours() -> None:
     assert "[1] signed-supermask: Rounded." in lines
 
 
+def test_what_is_recalled_is_not_called_quoted() -> None:
+    quotes = [
+        quote("dense", source="from memory", trust="recalled", accuracy=[95.0]),
+        quote(source="another paper", trust="authors' paper", accuracy=[66.0]),
+    ]
+    text = render(quotes=quotes)
+    assert text.splitlines()[4].startswith("  recalled [1]")
+    assert "\n[1] recalled, not checked and not run here: from memory.\n" in text
+    assert "\n[2] quoted, not run here: another paper.\n" in text
+    assert "\nOthers 2019 recalled [1]  " in render(results=[], literature=[quote(trust="recalled")])
+
+
+def test_deviations_and_top5_are_printed_as_quoted() -> None:
+    text = render(quotes=[quote("dense", accuracy=[98.1], std=0.09, accuracy_top5=[99.5])])
+    line = text.splitlines()[4].split("  ")
+    assert "98.10 ± 0.09" in line
+    assert re.split("  +", text.splitlines()[1])[:4] == ["label", "n", "accuracy %", "top 5 %"]
+    assert "99.50" in text.splitlines()[4]
+    dense = json.loads(render("json", quotes=[quote("dense", accuracy=[98.1], std=0.09)]))["rows"][0]["quoted"][0]
+    assert (dense["accuracy"]["mean"], dense["accuracy"]["std"]) == (0.981, 0.0009)
+
+
+def test_what_shares_are_of_is_told() -> None:
+    quotes = [
+        quote("dense", source="a", remaining_of="targeted weights"),
+        quote(source="b", remaining_of="weights and biases"),
+        quote(source="c", remaining_of="not said"),
+    ]
+    told = (
+        "remaining % where quoted: of weights and biases [2]; not said of what [3]; of the targeted weights otherwise."
+    )
+    assert told in render(quotes=quotes)
+    assert told in render(results=[], literature=quotes)
+    assert "remaining % where quoted" not in render(quotes=quotes[:1])
+
+
+def test_what_methods_ask_for_has_a_table() -> None:
+    needs = {
+        "pretraining": True,
+        "pruning_steps": "many",
+        "extra_hyperparameters": True,
+        "augmented_objective": False,
+        "architecture_constraints": False,
+    }
+    lines = render(quotes=[quote(**needs), quote("dense")]).splitlines()
+    at = lines.index("What the methods ask for, as quoted")
+    assert lines[at + 1].split() == [
+        *("label", "pretraining", "pruning", "steps", "more", "hyper-parameters", "more", "in", "the", "loss"),
+        *("by", "architecture"),
+    ]
+    assert lines[at + 3].split() == ["Others", "2019", "[1]", "yes", "many", "yes", "no", "no"]
+    assert lines[at + 4] == ""
+    assert "What the methods ask for" not in render(quotes=[quote()])
+
+
 def test_equal_remarks_are_told_once() -> None:
     quotes = [quote(label=label, note="read off a figure.") for label in ("a, b", "c")]
     assert render(quotes=quotes).count("read off a figure") == 1

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from supermask.errors import ConfigError
-from supermask.report.summary import repeated_seeds, summarize
+from supermask.report.summary import repeated_seeds, said, summarize
 
 from .results import pair, regression, result, sparse, told, validated
 
@@ -297,3 +297,53 @@ def test_a_row_has_the_epochs_that_all_its_runs_have() -> None:
     results = [result(run="a", epochs=8, **told()), result(run="b", seed=1, epochs=6, **told())]
     (row,) = summarize(results, epochs=[5, 7], metrics=metrics(results))
     assert [at.epoch for at in row.at_epochs] == [5]
+
+
+def test_results_of_older_versions_know_no_full_model_rounds_or_notes() -> None:
+    (row,) = summarize([result()])
+    assert row.full.loss is row.full.accuracy is row.full.metric is row.full.best is None
+    assert (row.rounds, row.trainings, row.notes) == (None, 1.0, ())
+
+
+def test_the_full_model_behind_tracked_masks() -> None:
+    full = [{"loss": 0.2, "accuracy": accuracy, "metric": accuracy, "best": 0.95} for accuracy in (0.9, 0.8)]
+    results = [result(seed=seed, full=measured, rounds=3, notes=[]) for seed, measured in enumerate(full)]
+    (row,) = summarize(results)
+    assert row.full.accuracy is not None
+    assert row.full.accuracy.mean == pytest.approx(0.85)
+    assert row.full.metric == row.full.accuracy
+    assert row.full.best is not None
+    assert row.full.best.mean == pytest.approx(0.95)
+    assert row.trainings == 3
+    # one run that does not know it: the row does not either
+    (row,) = summarize([*results, result(seed=2, full=None, rounds=3)])
+    assert row.full.accuracy is None
+
+
+def test_notes_are_counted_by_runs() -> None:
+    (row,) = summarize([result(seed=0, notes=["b", "a", "b"]), result(seed=1, notes=["a"]), result(seed=2)])
+    assert [(note.text, note.n) for note in row.notes] == [("b", 1), ("a", 2)]
+
+
+def test_what_methods_said_is_grouped_by_text() -> None:
+    rows = summarize(
+        [
+            result(notes=["kept one in fc1."]),
+            result(seed=1, notes=[]),
+            result(label="other", notes=["kept one in fc1", "1", "2", "3", "4"]),
+            result(label="third", notes=["5", "6", "7", "8"]),
+        ]
+    )
+    sentences = said(rows, ["a", "b", "c"])
+    assert sentences[0] == "a (1 of 2 runs); b (1 of 1 runs): kept one in fc1."
+    assert sentences[1:3] == ["b (1 of 1 runs): 1.", "b (1 of 1 runs): 2."]
+    assert sentences[-2:] == ["b: 2 further notes, told by --json.", "c: 1 further note, told by --json."]
+    assert len(sentences) == 8
+
+
+def test_single_epochs_of_the_full_model() -> None:
+    results = [result(full={"loss": 0.1, "accuracy": 0.9, "metric": 0.9})]
+    for changes, mean in (({"full_accuracy": 0.7, "full_metric": 0.7}, 0.7), ({}, None)):
+        (row,) = summarize(results, epochs=[2], metrics=metrics(results, **changes))
+        full = row.at_epochs[0].full
+        assert (None if full is None else full.mean) == mean

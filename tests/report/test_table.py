@@ -256,7 +256,7 @@ def test_epochs_have_a_table_of_their_own() -> None:
         ("dense", "8", 0.8),
         ("short", "5", 0.5),
     ]
-    with pytest.raises(ConfigError, match="CSV holds one table: ask for the layers or for the epochs"):
+    with pytest.raises(ConfigError, match="CSV holds one table: ask for one of layers, epochs, ranking and path"):
         render(results, "csv", per_layer=True, **asked)
     (first, _) = json.loads(render(results, "json", **asked))["rows"]
     assert [at["epoch"] for at in first["at_epochs"]] == [5, 8]
@@ -387,3 +387,68 @@ def test_machines_are_compared_too() -> None:
 def test_failures_without_a_label() -> None:
     text = render([], failures=[FAILURE | {"label": "", "seed": None}])
     assert text.splitlines()[3].split()[:3] == ["feedfeedfeed", "–", "–"]
+
+
+def tracked(seed: int = 0, **changes: Any) -> dict[str, Any]:
+    """A run whose dense model was tested beside the one under its masks."""
+    full = {"loss": 0.1, "accuracy": 0.98, "metric": 0.98}
+    own = {"run": f"t{seed}", "label": "tracked", "method": "dessilbi", "full": full, "rounds": 1, "notes": []}
+    return result(seed=seed, **(own | changes))
+
+
+def test_the_full_model_has_a_column_where_there_is_one() -> None:
+    lines = render([result(), tracked()]).splitlines()
+    assert re.split("  +", lines[1]) == ["label", "n", "accuracy %", "full accuracy %", "test loss", "remaining %"]
+    assert lines[3].split()[2:4] == ["96.00", "–"]
+    assert lines[4].split()[2:4] == ["96.00", "98.00"]
+    assert any(line.startswith("full: the dense model while its masks are only tracked, ") for line in lines)
+    assert "full" not in render([result()])
+
+
+def test_the_best_epoch_of_the_full_model_has_a_column_where_asked_for() -> None:
+    known = tracked()
+    known["full"]["best"] = 0.985
+    lines = render([result(), known, tracked(1, **{"label": "earlier"})], best=True).splitlines()
+    assert re.split("  +", lines[1])[3:6] == ["full accuracy %", "best epoch %", "full best epoch %"]
+    assert [line.split()[5] for line in lines[3:6]] == ["–", "98.50", "–"]
+    assert "full best" not in render([result(), known])
+
+
+def test_the_full_model_by_another_metric() -> None:
+    run = regression(0, 0.5) | {"full": {"loss": 0.1, "accuracy": None, "metric": 0.25}}
+    lines = render([run]).splitlines()
+    assert re.split("  +", lines[1])[2:4] == ["mae", "full mae"]
+    assert lines[3].split()[2:4] == ["0.5000", "0.2500"]
+
+
+def test_the_full_model_at_single_epochs() -> None:
+    line = {"epoch": 4, "test_accuracy": 0.5, "test_loss": 0.5, "remaining": 90}
+    results = [result(run="a"), tracked()]
+    metrics = {"a": [line], "t0": [line | {"full_accuracy": 0.75}]}
+    text = render(results, epochs=[4], metrics=metrics, per_epoch=True)
+    table_of = text[text.index("At single epochs") :].splitlines()
+    assert re.split("  +", table_of[1])[2:4] == ["accuracy %", "full accuracy %"]
+    assert [row.split()[2:4] for row in table_of[3:5]] == [["50.00", "–"], ["50.00", "75.00"]]
+    first, second = csv.DictReader(io.StringIO(render(results, "csv", epochs=[4], metrics=metrics, per_epoch=True)))
+    assert (first["full.mean"], second["full.mean"]) == ("", "0.75")
+
+
+def test_notes_of_methods_stand_below_the_tables() -> None:
+    runs = [result(seed=0, notes=["the guard kept 3 weights"]), result(seed=1, notes=["the guard kept 3 weights"])]
+    assert "dense (2 of 2 runs): the guard kept 3 weights." in render(runs).splitlines()
+    (line,) = csv.DictReader(io.StringIO(render(runs, "csv")))
+    assert line["notes"] == "the guard kept 3 weights (2)"
+    assert json.loads(render(runs, "json"))["rows"][0]["notes"] == [{"text": "the guard kept 3 weights", "n": 2}]
+
+
+def test_rounds_have_a_column_where_there_are_several() -> None:
+    results = [result(rounds=1), result(label="tickets", rounds=3, epochs=28, **{"epochs_planned": 30})]
+    text = render(results)
+    block = text[text.index("Time and memory") :].splitlines()
+    assert re.split("  +", block[1])[:3] == ["label", "rounds", "epochs"]
+    assert [line.split()[:3] for line in block[3:5]] == [["dense", "1", "10"], ["tickets", "3", "28"]]
+    assert (
+        "tickets: 30 epochs planned, further rounds began later than at the first, or the schedule ended earlier."
+        in text
+    )
+    assert "rounds" not in render([result(rounds=1)])

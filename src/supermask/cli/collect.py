@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from supermask.lab.load import Experiment
     from supermask.lab.plan import RunSpec
     from supermask.report.content import Content, Settings
+    from supermask.report.path import Path as RowPath
     from supermask.report.quoted import Quote
     from supermask.report.summary import Row
 
@@ -32,6 +34,7 @@ class Collected:
         quotes: Published numbers that stand beside results, or for themselves.
         settings: Tables of settings.
         literature: Published numbers that have a table of their own.
+        ranked: Experiments whose file asks for a ranking -> classes of remaining weights.
         remarks: Sentences on the whole.
     """
 
@@ -41,22 +44,36 @@ class Collected:
     quotes: list[Quote] = field(default_factory=list)
     settings: list[Settings] = field(default_factory=list)
     literature: list[Quote] = field(default_factory=list)
+    ranked: dict[str, tuple[float, ...]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
-    def content(self, epochs: Sequence[int] = ()) -> Content:
-        """The report's content, with the rows at these epochs.
+    def content(self, epochs: Sequence[int] = (), *, rank: bool = False, path: bool = False) -> Content:
+        """The report's content.
+
+        Args:
+            epochs: Tell the rows at these epochs.
+            rank: Rank the rows of every experiment, not only of those whose file asks for it.
+            path: Tell the paths that methods recorded.
 
         Raises:
             ConfigError: No run, or not every run that should, has these epochs.
+            RunError: A recorded path is damaged.
         """
         from supermask.lab.store import read_metrics
+        from supermask.report import ranking
         from supermask.report.content import Content
         from supermask.report.summary import summarize
 
-        metrics = {result["run"]: read_metrics(folder) for (folder, _), result in self.results.items() if epochs}
+        folders = {result["run"]: folder for (folder, _), result in self.results.items()}
+        metrics = {run: read_metrics(folder) for run, folder in folders.items() if epochs}
         rows = summarize(self.results.values(), epochs=epochs, metrics=metrics)
+        rows = tell_apart(rows, folders)
+        classes = {row.experiment: () for row in rows if rank} | self.ranked
+        orders = {run: batch_order(folder) for run, folder in folders.items() if classes}
         return Content(
-            rows=tell_apart(rows, {result["run"]: folder for (folder, _), result in self.results.items()}),
+            rows=rows,
+            rankings=ranking.rank(rows, self.results.values(), classes=classes, orders=orders),
+            paths=paths(rows, list(self.results.values()), folders) if path else [],
             quotes=_once(self.quotes),
             settings=self.settings,
             literature=self.literature,
@@ -64,6 +81,47 @@ class Collected:
             missing=len(self.missing),
             remarks=list(dict.fromkeys(self.remarks)),
         )
+
+
+def batch_order(folder: Path) -> str:
+    """What decides the order of a run's batches beside its seed, as text; empty where its spec cannot be read."""
+    from supermask.lab.store import RunFolder, read_json
+
+    try:
+        train = read_json(RunFolder(folder).spec)["train"]
+    except (RunError, OSError):
+        return ""
+    # specs of earlier versions lack the number of passes
+    return json.dumps([train["batch_size"], train["shuffle"], train["data_order"], train.get("passes", 1)])
+
+
+def paths(rows: Sequence[Row], results: Sequence[Mapping[str, Any]], folders: Mapping[str, Path]) -> list[RowPath]:
+    """The paths that the runs of the rows recorded.
+
+    Args:
+        rows: The rows of a report.
+        results: The results that they hold.
+        folders: Run id -> its folder.
+
+    Raises:
+        RunError: A file is damaged.
+    """
+    from supermask.lab.store import RunFolder, read_extras
+    from supermask.report.path import layer_shares, path_of
+
+    steps = {result["run"]: _steps_of_a_round(result) for result in results}
+    found = (
+        path_of(row, [layer_shares(read_extras(RunFolder(folders[run])), steps[run]) for run in row.runs])
+        for row in rows
+    )
+    return [path for path in found if path is not None]
+
+
+def _steps_of_a_round(result: Mapping[str, Any]) -> int:
+    """Steps of the first round of a run, in which a path is recorded; later ones may begin in their middle."""
+    rounds = result.get("rounds", 1)
+    steps: int = result["steps"]
+    return steps if rounds == 1 else steps // result["epochs"] * (result["epochs_planned"] // rounds)
 
 
 def collect(places: Sequence[str], settings: Sequence[str], out: Path) -> Collected:
@@ -142,6 +200,9 @@ def collect_planned(experiment: Experiment, specs: Sequence[RunSpec], out: Path,
         found.literature += quotes
         return
     found.quotes += quotes
+    if experiment.table.rank is not None:
+        known = found.ranked.get(experiment.name, ())  # files may share a name
+        found.ranked[experiment.name] = tuple(sorted({*known, *experiment.table.rank}, reverse=True))
     if experiment.table.kind == "settings":
         headers, rows = settings_rows(experiment, specs)
         found.settings.append(Settings(experiment.about or f"{experiment.name}: settings", headers, rows))

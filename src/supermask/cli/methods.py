@@ -20,7 +20,7 @@ Name = Annotated[
 
 
 def methods(name: Name = None, as_json: AsJson = False) -> None:
-    """List the methods, or show one: its equations, its source, and the default of every field."""
+    """List the methods, or show one: its equations, source and cost, and the default of every field."""
     from supermask.cli.output import print_grids, print_json, print_text, terminal_width
     from supermask.cli.prose import fill_docstring
     from supermask.core.registry import method_class
@@ -55,7 +55,8 @@ def _describe(cls: type[Method]) -> dict[str, Any]:
             default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
             fields.append({"field": field.name, "required": missing, "default": None if missing else plain(default)})
     flags = {"redraws": cls.redraws, "needs_data": cls.needs_data}
-    about = {"summary": doc.partition("\n")[0], "source": _paragraph(doc, "**Source:**")}
+    told = {key: _paragraph(doc, f"**{key.capitalize()}:**") for key in ("source", "differs", "cost")}
+    about = {"summary": doc.partition("\n")[0], **told}
     return {"name": cls.name, "version": cls.version, "status": cls.status, **about, **flags, "fields": fields}
 
 

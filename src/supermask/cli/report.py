@@ -30,6 +30,8 @@ Best = Annotated[bool, typer.Option("--best", help="Also the accuracy of the bes
 Epochs = Annotated[
     str, typer.Option("--epoch", metavar="20,40,80", help="Also accuracy and remaining at these epochs.")
 ]
+Rank = Annotated[bool, typer.Option("--rank", help="Also a ranking, and which rows cannot be told apart.")]
+PathOf = Annotated[bool, typer.Option("--path", help="Also when weights entered, of methods that record it.")]
 
 
 def report(
@@ -41,6 +43,8 @@ def report(
     per_layer: PerLayer = False,
     best: Best = False,
     epoch: Epochs = "",
+    rank: Rank = False,
+    path: PathOf = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare finished runs in tables. Trains nothing.
@@ -57,8 +61,8 @@ def report(
         raise ConfigError(f"--json and --format {format} contradict each other; keep one of them")
     format = "json" if as_json else format
     epochs = parse_epochs(epoch)
-    view = View(spread=spread, best=best, per_layer=per_layer, per_epoch=bool(epochs))
-    content = collect(where, settings or [], out).content(epochs)
+    view = View(spread=spread, best=best, per_layer=per_layer, per_epoch=bool(epochs), rank=rank, path=path)
+    content = collect(where, settings or [], out).content(epochs, rank=rank, path=path)
     if format not in (None, "text"):
         typer.echo(render(content, format, view), nl=False)
         return

@@ -101,7 +101,7 @@ def choose_masks(
 
 
 def install(s: Sparsifier, method: Pruning, masks: Sequence[Tensor], scores: Sequence[Tensor]) -> None:
-    """Put the masks on the targets, after the method's ablation, and note what is arbitrary or empty.
+    """Put the masks on the targets, after the method's ablation, and note what is arbitrary.
 
     Args:
         s: The sparsifier, its targets with the weights to train.
@@ -116,8 +116,6 @@ def install(s: Sparsifier, method: Pruning, masks: Sequence[Tensor], scores: Seq
             "equal scores the earlier weight is kept"
         )
     for target, mask in zip(s.targets, masks, strict=True):
-        if len(target.shape) > 1 and not bool(mask.any()):
-            s.note(f"no weight of {target.name} remains; min_per_layer keeps some in every layer")
         if method.ablation == "shuffle":
             mask = _permuted(mask, Stream(s.seed, "shuffle", target.name))
         elif method.ablation == "random":

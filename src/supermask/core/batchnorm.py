@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable
+from typing import Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from supermask.errors import UnsupportedModuleError
+
+BatchNorm = Literal["non-affine", "trained"]
+"""What most methods of frozen weights do with batch norm: train it, or leave scale and shift as they are."""
 
 Frozen = dict[nn.Module, list[nn.Parameter]]
 """Frozen norms, each with its parameters that were trainable."""
@@ -20,15 +24,19 @@ def _stay(self: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
 
 
 def norms_beside(model: nn.Module, modules: Iterable[nn.Module]) -> dict[str, nn.Module]:
-    """Batch norms, by name, whose direct parent also holds one of the modules, at any depth."""
+    """Batch norms, by name, whose direct parent also holds one of the modules, at any depth.
+
+    Of a container that holds nothing but batch norms (a list of them beside a list of layers), its own parent counts.
+    """
     wanted = set(modules)
-    return {
-        f"{path}.{name}" if path else name: child
-        for path, parent in model.named_modules()
-        if not wanted.isdisjoint(parent.modules())
-        for name, child in parent.named_children()
-        if isinstance(child, _BatchNorm)
-    }
+    found: dict[str, nn.Module] = {}
+    for path, parent in model.named_modules():
+        norms = {name: child for name, child in parent.named_children() if isinstance(child, _BatchNorm)}
+        alone = path and len(norms) == len(list(parent.children()))
+        holder = model.get_submodule(path.rpartition(".")[0]) if alone else parent
+        if not wanted.isdisjoint(holder.modules()):
+            found |= {f"{path}.{name}" if path else name: child for name, child in norms.items()}
+    return found
 
 
 def freeze_batchnorm(norms: dict[str, nn.Module], *, statistics: bool = True) -> Frozen:

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from supermask.core.select import Scope, layer_counts
 from supermask.core.targets import Target, find_targets
-from supermask.tensors.initializers import Initializer
+from supermask.errors import HyperparameterError
+from supermask.tensors.initializers import DensityScale, Initializer, density_factor
 from supermask.tensors.philox import Stream
+from supermask.tensors.scores import wide
 
 if TYPE_CHECKING:
     from supermask.core.sparsifier import Sparsifier
@@ -45,10 +48,35 @@ def starting_weight(s: Sparsifier, target: Target, initializer: Initializer) -> 
     return initializer.draw(target.shape, target.fans, Stream(s.seed, "weights", target.name)).to(weight)
 
 
+def density_factors(s: Sparsifier, scale: DensityScale, density: float, scope: Scope) -> list[float]:
+    """Factor on the drawn weights of each target, for the share of them that remains.
+
+    Under ``uniform`` and ``global`` that is ``density``; under ``erk`` and ``er`` the share that the target really keeps.
+    Weights that were not drawn (``weights="keep"``, or given) are taken as they are: their factors are 1.
+
+    Raises:
+        HyperparameterError: ``pruned-bug``, and a target stays dense.
+    """
+    if scale == "none" or not s.redraw:
+        return [1.0] * len(s.targets)
+    shares = [density] * len(s.targets)
+    if scope in ("erk", "er"):
+        counts = layer_counts(s.targets, density, scope)
+        # a layer that keeps nothing has no scale; any will do
+        shares = [max(1, count) / target.size for count, target in zip(counts, s.targets, strict=True)]
+    for target, share in zip(s.targets, shares, strict=True):
+        if scale == "pruned-bug" and share == 1.0:
+            raise HyperparameterError(
+                f"{s.method.name}: scale 'pruned-bug' divides by 1 - density, and {target.name} stays dense under scope "
+                f"{scope}; use 'kept', or another scope"
+            )
+    return [density_factor(scale, share) for share in shares]
+
+
 def starting_score(s: Sparsifier, target: Target, initializer: Initializer) -> Tensor:
     """The score that a method starts from: the one given to ``attach``, or drawn with its initialiser."""
     score = s.initial_score(target)
     if score is not None:
         return score
     drawn = initializer.draw(target.shape, target.fans, Stream(s.seed, "scores", target.name))
-    return drawn.to(target.parameter.detach())
+    return drawn.to(target.parameter.device, wide(target.parameter.dtype))

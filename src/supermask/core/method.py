@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal, Self, final
 from torch import Tensor, nn
 
 from supermask.core.arrays import ArrayLike
+from supermask.core.select import promised
 from supermask.core.sparsifier import Sparsifier
 from supermask.core.targets import Pattern, Target, find_targets
 from supermask.errors import AttachError, HyperparameterError, UnsupportedModuleError
@@ -138,7 +139,7 @@ class Method(abc.ABC):
         Raises:
             AttachError: Nothing to act on, an unsupported module, or options that this method does not have.
             MaskError: Names or shapes of ``weights`` or ``scores`` do not fit.
-            HyperparameterError: The seed is not an integer in range.
+            HyperparameterError: The seed is not an integer in range, or the promised density keeps none of the weights.
         """
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise HyperparameterError(f"seed must be an integer in [0, 2**63), got {seed!r}")
@@ -159,6 +160,8 @@ class Method(abc.ABC):
         found = find_targets(model, targets, ignore)
         if more := self.also_targets(found):
             found = find_targets(model, [*(target.name for target in found), *more], ignore)
+        if (density := self.promised_density()) is not None:
+            promised(found, density)  # before anything is done: is it a weight at all?
         sparsifier = Sparsifier(self, model, found, seed)
         sparsifier.start(weights, scores, data, loss_fn)
         return sparsifier
@@ -210,6 +213,16 @@ def check_count(method: str, field: str, value: object, unit: str, *, least: int
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise HyperparameterError(f"{method}: {field} must be a whole number of {unit} >= {least}, got {value!r}")
+
+
+def check_idle(method: str, field: str, value: object, default: object, way: str) -> None:
+    """Check that a hyper-parameter that other fields leave without effect was not given.
+
+    Raises:
+        HyperparameterError: It is not its default; the message says what would make use of it.
+    """
+    if value != default:
+        raise HyperparameterError(f"{method}: {field} is {value!r}, but nothing uses it; {way}, or remove it")
 
 
 def check_flag(method: str, field: str, value: object) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from supermask.kernels.ternary import ternary, ternary_between, ternary_codes
 from supermask.tensors.philox import Stream
+from supermask.tensors.scores import wide
 
 
 class Masked(nn.Module):
@@ -48,6 +49,9 @@ class Masked(nn.Module):
 
 class Scored(nn.Module, abc.ABC):
     """A frozen weight and a learnt score; the subclass says which of it remains. What core asks of every one.
+
+    A score is stored in float32 at least; the weight it makes, and so the gradient that comes back, has the frozen weight's
+    dtype. The gradient of the score is computed in the score's dtype.
 
     Attributes:
         redraws: Whether hidden frozen weights may be replaced during training; those that remain never are.
@@ -98,6 +102,7 @@ class Thresholded(Scored):
 
     low: Tensor
     high: Tensor
+    like: Tensor
     sign: Tensor | None
     frozen: Tensor | None
 
@@ -120,8 +125,11 @@ class Thresholded(Scored):
         keep_sign = constant and not (self.absorbed and self.origin)
         self.register_buffer("sign", frozen.sign().to(torch.int8) if keep_sign else None)
         self.register_buffer("frozen", None if constant else frozen.clone())
-        self.register_buffer("low", torch.tensor(low, dtype=frozen.dtype, device=frozen.device))
-        self.register_buffer("high", torch.tensor(high, dtype=frozen.dtype, device=frozen.device))
+        kind = wide(frozen.dtype)  # as scores are
+        self.register_buffer("low", torch.tensor(low, dtype=kind, device=frozen.device))
+        self.register_buffer("high", torch.tensor(high, dtype=kind, device=frozen.device))
+        # says in which dtype, and on which device, the weight is wanted: it follows the model
+        self.register_buffer("like", frozen.new_empty(0), persistent=False)
         self._threshold = self.high.item()
 
     @property
@@ -161,7 +169,7 @@ class Thresholded(Scored):
         else:
             frozen = self.frozen if self.frozen is not None else self.sign
             weight = _BetweenStraightThrough.apply(stored, self.low, self.high, frozen, self.scale)  # type: ignore[no-untyped-call]
-        return weight
+        return weight.to(self.like.dtype)
 
     def signs(self) -> Tensor:
         """Signs of the frozen weight, int8 (0 where the weight itself is 0)."""
@@ -176,7 +184,7 @@ class Thresholded(Scored):
 
     def frozen_weight(self) -> Tensor:
         """The frozen weight."""
-        return self.frozen if self.frozen is not None else self.signs().to(self.low.dtype) * self.scale
+        return self.frozen if self.frozen is not None else self.signs().to(self.like.dtype) * self.scale
 
     def relative_score(self, stored: Tensor) -> Tensor:
         """The score relative to the frozen weight, from the stored one."""
@@ -269,7 +277,7 @@ class Selected(Scored):
     def forward(self, score: Tensor) -> Tensor:
         """The effective weight."""
         if self.released:
-            return score * self.codes
+            return (score * self.codes).to(self.base.dtype)
         # torch.compile takes no tensor twice: a slope that is the base is passed as None
         weight: Tensor = _SelectStraightThrough.apply(  # type: ignore[no-untyped-call]
             score, self.base, self.slope, self.codes, self.scale, self.absolute, self.factor
@@ -332,11 +340,11 @@ class Sampled(Scored):
             if self.training and not self.rounded:
                 mask = torch.where(self.taken.bool(), torch.sigmoid(score), mask)
         weight = self.base * mask
-        if not self.rescale:
-            return weight
-        wide = torch.promote_types(mask.dtype, torch.float32)  # a count of float16 ends at 65,504
-        total = (mask if self.through else mask.detach()).sum(dtype=wide).clamp(min=1.0)
-        return weight * (mask.numel() / total)
+        if self.rescale:
+            # a count of float16 ends at 65,504
+            total = (mask if self.through else mask.detach()).sum(dtype=wide(mask.dtype)).clamp(min=1.0)
+            weight = weight * (mask.numel() / total)
+        return weight.to(self.base.dtype)
 
     def frozen_weight(self) -> Tensor:
         """The frozen weight."""
@@ -384,14 +392,14 @@ class _SelectStraightThrough(torch.autograd.Function):
         factor: int,
     ) -> Tensor:
         ctx.save_for_backward(base if slope is None else slope, *((score,) if absolute else ()))
-        ctx.factor = factor
+        ctx.factor, ctx.dtype = factor, score.dtype
         weight = base * codes
         return weight if scale is None else weight.mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         slope, *score = ctx.saved_tensors
-        weighted = grad * slope
+        weighted = grad.to(ctx.dtype) * slope
         if score:
             weighted.mul_(score[0].sign())
         if ctx.factor != 1:
@@ -434,11 +442,12 @@ class _BetweenStraightThrough(torch.autograd.Function):
     def forward(ctx: Any, score: Tensor, low: Tensor, high: Tensor, frozen: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(frozen)
         ctx.scale = scale
+        ctx.dtype = score.dtype
         weight = frozen if frozen.is_floating_point() else frozen.to(score.dtype) * scale
         return ternary_between(score, low, high, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (frozen,) = ctx.saved_tensors
-        weighted = grad * frozen
+        weighted = grad.to(ctx.dtype) * frozen
         return (weighted if frozen.is_floating_point() else weighted.mul_(ctx.scale)), None, None, None, None

@@ -1,16 +1,16 @@
 """What methods share that score weights on data before training: examples, derivatives of the loss, and nothing left behind.
 
 Inside :func:`scoring` the model is in inference mode (no dropout), except for its batch norms where they are asked to use the
-batch's statistics. Autocast is off. Values of the targets, buffers, training flags, gradients and torch's generators are
-afterwards what they were.
+batch's statistics. Autocast is off, and a model with targets below float32 computes in float32. Values of the targets, buffers,
+training flags, gradients and torch's generators are afterwards what they were.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,11 @@ from supermask.tensors.scores import wide
 BatchNormMode = Literal["inference", "training"]
 Batch = tuple[Any, int]
 """A batch, as the loss takes it, and the number of its examples."""
+
+_NO_TARGET: Final = (
+    "the loss depends on no target, so there is nothing to score by; loss_fn must call the given model, without no_grad or "
+    "detach"
+)
 
 
 # ---------------------------------------------------------------------------------------------------------- examples
@@ -48,9 +53,13 @@ class Examples:
             )
         self._data = data
         self._batches: Iterator[Any] | None = None  # not yet: a shuffling loader draws when it is asked for one
+        self._rest: tuple[Any, int, int] | None = None  # a batch, its size, and how many of its examples are taken
 
     def take(self, count: int) -> list[Batch]:
-        """Whole batches, the last one cut, that hold ``count`` different examples. What is cut off is not used later.
+        """The next ``count`` examples, all different, in batches as they come.
+
+        A batch is cut where it holds more than is wanted, and its rest comes first the next time. What would be a batch of one
+        example, of which batch norm has no statistics, is joined with its neighbour.
 
         Raises:
             DataError: There are fewer examples, or a batch is nothing that examples can be counted in.
@@ -59,15 +68,16 @@ class Examples:
         for _ in range(2):  # the second time from the beginning, so that no example is taken twice
             taken: list[Batch] = []
             missing = count
-            self._batches = iter(self._data) if self._batches is None else self._batches
-            for batch in self._batches:
-                size = _size(batch)
-                taken.append((batch, size) if size <= missing else (_cut(batch, size, missing), missing))
-                missing -= min(size, missing)
-                if missing == 0:
-                    return taken
+            while missing and (part := self._next(missing)) is not None:
+                missing -= part[1]
+                if taken and 1 in (part[1], taken[-1][1]) and (joined := _join(taken[-1], part)) is not None:
+                    taken[-1] = joined
+                elif part[1]:
+                    taken.append(part)
+            if missing == 0:
+                return taken
             held = max(held, count - missing)
-            self._batches = None
+            self._batches = self._rest = None
         if isinstance(self._data, Iterator):
             raise DataError(
                 f"batch_size asks for {count} more examples, but data is an iterator and has ended: give a list or a "
@@ -77,9 +87,25 @@ class Examples:
             f"batch_size asks for {count} examples, but data holds {held or 'none'}; lower batch_size or give more data"
         )
 
+    def _next(self, most: int) -> Batch | None:
+        """What is left of a batch, or the next one, at most so many examples of it; None at the end of the data."""
+        if self._rest is None:
+            self._batches = iter(self._data) if self._batches is None else self._batches
+            for batch in self._batches:
+                self._rest = (batch, _size(batch), 0)
+                break
+            else:
+                return None
+        batch, size, start = self._rest
+        stop = min(size, start + most)
+        self._rest = None if stop == size else (batch, size, stop)
+        return (batch if stop - start == size else _cut(batch, size, start, stop)), stop - start
+
 
 def balanced(data: Any, per_class: int, classes: int | None) -> list[Batch]:
-    """The first ``per_class`` examples of each class, in the order of the data, in batches as large as its first one.
+    """The first ``per_class`` examples of each class, in the order of the data, in batches of one size or nearly so.
+
+    As few of them as hold no more examples each than the first batch of the data, and none of one example.
 
     Args:
         data: Batches (inputs, integer labels).
@@ -87,7 +113,7 @@ def balanced(data: Any, per_class: int, classes: int | None) -> list[Batch]:
         classes: Number of classes; the search ends as soon as all are complete. None: goes through all of the data once.
 
     Raises:
-        DataError: A batch is something else, or a class has too few examples.
+        DataError: A batch is something else, a label is no class number, or a class has too few examples.
     """
     found: Counter[int] = Counter()
     inputs: list[Tensor] = []
@@ -98,6 +124,9 @@ def balanced(data: Any, per_class: int, classes: int | None) -> list[Batch]:
         size = size or len(y)
         chosen = []
         for index, label in enumerate(y.tolist()):
+            if label < 0 or (classes is not None and label >= classes):
+                known = "not negative" if classes is None else f"in [0, {classes}), as classes is {classes}"
+                raise DataError(f"the labels that per_class picks examples by must be {known}; got {label}")
             if found[label] < per_class:
                 found[label] += 1
                 chosen.append(index)
@@ -116,7 +145,9 @@ def balanced(data: Any, per_class: int, classes: int | None) -> list[Batch]:
         raise DataError(
             f"per_class asks for {per_class} examples of each class, class {short} has {found[short]}; {way}"
         )
-    xs, ys = torch.cat(inputs).split(size), torch.cat(labels).split(size)
+    total = sum(map(len, labels))
+    parts = max(1, min(-(-total // size), total // 2))
+    xs, ys = torch.cat(inputs).tensor_split(parts), torch.cat(labels).tensor_split(parts)
     return [((x, y), len(y)) for x, y in zip(xs, ys, strict=True)]
 
 
@@ -159,14 +190,34 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _cut(batch: Any, size: int, count: int) -> Any:
-    """The first ``count`` of ``size`` examples; what is not as long as the batch is left whole."""
+def _cut(batch: Any, size: int, start: int, stop: int) -> Any:
+    """Examples ``start`` to ``stop`` of ``size``; what is not as long as the batch is left whole."""
+    return _each(batch, lambda tensor: tensor[start:stop] if len(tensor) == size else tensor)
+
+
+def _join(first: Batch, second: Batch) -> Batch | None:
+    """Two batches as one; None where their tensors do not fit together."""
+    (one, size), (other, more) = first, second
+    others = iter(list(_tensors(other)))
+
+    def joined(tensor: Tensor) -> Tensor:
+        own, next_one = len(tensor) == size, next(others)
+        return torch.cat([tensor, next_one]) if own else tensor
+
+    try:
+        return _each(one, joined), size + more
+    except (RuntimeError, StopIteration):
+        return None
+
+
+def _each(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The batch with every tensor that has a dimension changed."""
     if isinstance(batch, Tensor):
-        return batch[:count] if batch.dim() > 0 and len(batch) == size else batch
+        return change(batch) if batch.dim() > 0 else batch
     if isinstance(batch, Mapping):
-        return {key: _cut(part, size, count) for key, part in batch.items()}
+        return {key: _each(part, change) for key, part in batch.items()}
     if isinstance(batch, tuple | list):
-        parts = [_cut(part, size, count) for part in batch]
+        parts = [_each(part, change) for part in batch]
         return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch
 
@@ -180,7 +231,8 @@ def scoring(s: Sparsifier, batchnorm: BatchNormMode, *, second_order: bool = Fal
 
     Args:
         s: A sparsifier during ``setup``, before anything is installed.
-        batchnorm: ``inference``: batch norms use their running statistics; ``training``: those of the batch.
+        batchnorm: ``inference``: batch norms use their running statistics; ``training``: those of the batch, except where a
+            norm is frozen: it alone is in inference mode, in a model that is not.
         second_order: Use kernels that can be differentiated twice (attention by its plain formula).
     """
     modules = list(s.model.modules())
@@ -199,10 +251,13 @@ def scoring(s: Sparsifier, batchnorm: BatchNormMode, *, second_order: bool = Fal
         if second_order:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         try:
-            for module in modules:  # not train(): a frozen norm may have its own
-                module.training = batchnorm == "training" and isinstance(module, _BatchNorm)
+            for module, mode in zip(modules, modes, strict=True):  # not train(): a frozen norm may have its own
+                free = mode or not (modes[0] or "train" in module.__dict__)
+                module.training = batchnorm == "training" and isinstance(module, _BatchNorm) and free
             for parameter, _, _ in weights:
                 parameter.requires_grad_(True)
+            if any(_is_narrow(parameter) for parameter, _, _ in weights):
+                stack.enter_context(_widened(s.model))
             yield
         finally:
             for module, mode in zip(modules, modes, strict=True):
@@ -213,6 +268,37 @@ def scoring(s: Sparsifier, batchnorm: BatchNormMode, *, second_order: bool = Fal
             for parameter, trainable, values in weights:
                 parameter.requires_grad_(trainable)
                 parameter.data.copy_(values)
+
+
+@contextlib.contextmanager
+def _widened(model: nn.Module) -> Iterator[None]:
+    """Inside, parameters and buffers below float32 are float32, and so is what modules are given.
+
+    Buffers are put back by :func:`scoring`.
+    """
+    narrow = [(parameter, parameter.data) for parameter in model.parameters() if _is_narrow(parameter)]
+
+    def widen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
+        return _each(args, _wide), _each(kwargs, _wide)
+
+    with contextlib.ExitStack() as stack:
+        for parameter, values in narrow:
+            stack.callback(setattr, parameter, "data", values)
+            parameter.data = values.float()
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(widen, with_kwargs=True).remove)
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = _wide(buffer)
+        yield
+
+
+def _is_narrow(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and wide(tensor.dtype) != tensor.dtype
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if _is_narrow(tensor) else tensor
 
 
 def put(s: Sparsifier, weights: Sequence[Tensor]) -> None:
@@ -264,18 +350,26 @@ def loss_gradients(s: Sparsifier, batches: Sequence[Batch]) -> list[Tensor]:
     is done with them; with running statistics that is the gradient of one large batch, however it was cut.
 
     Returns:
-        One tensor per target in float32 at least; zeros for a target that the loss does not depend on.
+        One tensor per target in float32 at least; zeros for a target that the loss does not depend on, which is noted.
 
     Raises:
         AttachError: ``loss_fn`` does not return one number that depends on a target.
+        DataError: A batch norm has only one value of each channel to take statistics of.
         DivergedError: The loss or a gradient is not finite.
     """
     parameters = [target.parameter for target in s.targets]
     sums = [torch.zeros_like(p, dtype=wide(p.dtype), requires_grad=False) for p in parameters]
     total = sum(size for _, size in batches)
+    idle = {target.name for target in s.targets}
     for number, (batch, size) in enumerate(batches, start=1):
         gradients = torch.autograd.grad(_loss(s, batch, number), parameters, allow_unused=True)
+        idle -= {target.name for target, gradient in zip(s.targets, gradients, strict=True) if gradient is not None}
         _add(sums, gradients, size / total)
+    if len(idle) == len(s.targets):
+        raise AttachError(_NO_TARGET)
+    for target in s.targets:
+        if target.name in idle:
+            s.note(f"the loss does not depend on {target.name}: the scores of its weights are 0")
     _require_finite(s, sums, "the gradient of the loss")
     return sums
 
@@ -302,7 +396,15 @@ def hessian_gradient_products(s: Sparsifier, batches: Sequence[Batch]) -> list[T
 
 def _loss(s: Sparsifier, batch: Any, number: int) -> Tensor:
     assert s.loss_fn is not None
-    loss: object = s.loss_fn(s.model, batch)
+    try:
+        loss: object = s.loss_fn(s.model, batch)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise DataError(
+            "batchnorm is training, but a batch norm sees a single value of each channel, of which there are no statistics: "
+            f"raise batch_size, or set batchnorm to inference ({error})"
+        ) from error
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise AttachError(f"loss_fn(model, batch) must return one number, got {_describe(loss)}; return the mean")
     if not bool(torch.isfinite(loss)):
@@ -311,10 +413,7 @@ def _loss(s: Sparsifier, batch: Any, number: int) -> Tensor:
             "that are not finite, and at the scale of the initial weights"
         )
     if not loss.requires_grad:
-        raise AttachError(
-            "the loss depends on no target, so there is nothing to score by; loss_fn must call the given model, without "
-            "no_grad or detach"
-        )
+        raise AttachError(_NO_TARGET)
     return loss.reshape(())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
 
@@ -12,15 +11,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from supermask.core.arrays import ArrayLike, as_tensors, check_shapes
-from supermask.core.batchnorm import Frozen, freeze_batchnorm, norms_beside, unfreeze_batchnorm
+from supermask.core.batchnorm import BatchNorm, Frozen, freeze_batchnorm, norms_beside, unfreeze_batchnorm
 from supermask.core.binding import Binding
+from supermask.core.decay import DecayOn, decay_groups
 from supermask.core.masks import Masks, SignedEntry
 from supermask.core.parametrizations import Masked, Sampled, Scored, Selected, Thresholded, read_stored
-from supermask.core.summary import describe
+from supermask.core.summary import describe, note_empty_layers, warn_of_another_density
 from supermask.core.surgery import Surgery, plain_name
 from supermask.core.targets import Target
 from supermask.errors import AttachError, BindError, HyperparameterError, StateError
-from supermask.tensors.topk import keep_count
+from supermask.tensors.scores import wide
 
 if TYPE_CHECKING:
     from supermask.core.method import LossFn, Method
@@ -41,6 +41,7 @@ class Sparsifier:
         round: Train-prune cycles done.
         total_steps: Steps of one round, given to :meth:`bind`; None before.
         frozen_norms: Batch norms that the method froze, with their parameters that were trainable.
+        catching_up: Whether the step that just ended was none, but is counted by :meth:`catch_up`.
         grad_scale: Factor that gradients carry in ``before_step``: 1 except under ``GradScaler`` with a fused optimizer.
         seed: The seed given to ``attach``.
         notes: What the user should hear of, see :meth:`note`.
@@ -57,6 +58,7 @@ class Sparsifier:
         self.step = 0
         self.round = 0
         self.total_steps: int | None = None
+        self.catching_up = False
         self.grad_scale = 1.0
         self.notes: list[str] = []
         self.data: Any = None
@@ -121,6 +123,7 @@ class Sparsifier:
         if scores is not None and not any(isinstance(t.parametrization, Scored) for t in self.targets):
             raise AttachError(f"{self.method.name} learns no scores: attach it without scores=")
         self._scores = None
+        note_empty_layers(self, "before the first step")
 
     @property
     def redraw(self) -> bool:
@@ -128,10 +131,10 @@ class Sparsifier:
         return self._weights == "redraw"
 
     def initial_score(self, target: Target) -> Tensor | None:
-        """The score given to ``attach`` for a target, in its dtype and on its device; None when none was given."""
+        """The score given to ``attach`` for a target, on its device and in float32 at least; None when none was given."""
         if self._scores is None:
             return None
-        return self._scores[target.name].to(target.parameter)
+        return self._scores[target.name].to(target.parameter.device, wide(target.parameter.dtype))
 
     def install_mask(
         self, target: Target, mask: Tensor | None = None, *, applied: bool = True, dense_grad: bool = False
@@ -152,20 +155,23 @@ class Sparsifier:
                 read_stored(site.module, site.attribute)
 
     def install_score(self, target: Target, scored: Scored, score: Tensor) -> None:
-        """Put :class:`Scored` on a target with an initial score, given relative to the frozen weight."""
-        stored = torch.empty_like(target.parameter)  # in the weight's memory format
+        """Put :class:`Scored` on a target with an initial score, given relative to the frozen weight.
+
+        A score is stored in float32 at least, also where weights are of half precision: its steps would vanish there.
+        """
+        stored = torch.empty_like(target.parameter, dtype=wide(target.parameter.dtype))  # in the weight's memory format
         self._surgery.put_on(target, scored, stored.copy_(scored.stored_score(score.to(stored))), True)
 
-    def freeze_batchnorm(self, *, statistics: bool = True) -> None:
-        """Keep batch norms untrained until ``finalize``: in inference mode, or with running statistics still collected.
-
-        Those whose direct parent also holds a target: parts of the model without a target are left alone.
+    def freeze_batchnorm(self, kind: BatchNorm | Literal["frozen"]) -> None:
+        """Keep batch norms untrained until ``finalize``; those beside a target, see :func:`~.batchnorm.norms_beside`.
 
         Args:
-            statistics: False leaves the statistics running and freezes scale and shift alone, at their present values.
+            kind: ``frozen``: in inference mode; ``non-affine``: scale and shift stay at their present values, and running
+                statistics are collected; ``trained``: all is left as it is.
         """
-        modules = [site.module for target in self.targets for site in target.sites]
-        self.frozen_norms = freeze_batchnorm(norms_beside(self.model, modules), statistics=statistics)
+        if kind != "trained":
+            modules = [site.module for target in self.targets for site in target.sites]
+            self.frozen_norms = freeze_batchnorm(norms_beside(self.model, modules), statistics=kind == "frozen")
 
     def train_weight(self, target: Target) -> None:
         """From the next round on, train the effective weight of a :class:`Selected` target; its mask stays, its score ends."""
@@ -241,27 +247,28 @@ class Sparsifier:
         return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
 
     def param_groups(
-        self, *, weight_decay: float | None = None, other_weight_decay: float | None = None
+        self,
+        *,
+        weight_decay: float | None = None,
+        other_weight_decay: float | None = None,
+        decay_on: DecayOn = "all",
     ) -> list[dict[str, Any]]:
         """Trainable tensors for an optimizer, in the order the model had before ``attach``.
 
         Args:
             weight_decay: Decay of the targets (their scores or weights); None leaves it to the optimizer's default.
             other_weight_decay: Decay of everything else (biases, norms, embeddings); None: the same as for the targets.
+            decay_on: What is decayed at all: ``all``; ``no-norms``: not the parameters of norms; ``no-biases``: nothing whose
+                name says bias; ``weights``: tensors of two dimensions or more outside of norms.
 
         Returns:
-            One group, or two (targets, others) when ``other_weight_decay`` is given.
+            One group; with ``other_weight_decay`` those of targets and others; last the one that ``decay_on`` leaves out.
+
+        Raises:
+            HyperparameterError: ``decay_on`` is no known choice.
         """
-        parameters = self._parameters()
-        if other_weight_decay is None:
-            decay = {} if weight_decay is None else {"weight_decay": weight_decay}
-            return [{"params": list(parameters.values()), **decay}]
         targeted = {id(target.parameter) for target in self.targets}
-        first = [p for p in parameters.values() if id(p) in targeted]
-        rest = [p for p in parameters.values() if id(p) not in targeted]
-        own = {} if weight_decay is None else {"weight_decay": weight_decay}
-        groups = [{"params": first, **own}, {"params": rest, "weight_decay": other_weight_decay}]
-        return [group for group in groups if group["params"]]
+        return decay_groups(self.model, self._parameters(), targeted, weight_decay, other_weight_decay, decay_on)
 
     def bind(self, optimizer: Optimizer, *, total_steps: int) -> Self:
         """Let the method act around the optimizer's steps, through torch's own hooks. A second call replaces the first.
@@ -296,6 +303,7 @@ class Sparsifier:
             self._binding.remove()
         self._binding = Binding(optimizer, self._before_step, self._after_step)
         self.total_steps = total_steps
+        self.state = self._placed(self.state)
         return self
 
     def rounds(self) -> Iterator[int]:
@@ -324,8 +332,12 @@ class Sparsifier:
         """
         self._bound()
         assert self.total_steps is not None
-        while self.step < self.total_steps:
-            self._after_step()
+        self.catching_up = True
+        try:
+            while self.step < self.total_steps:
+                self._after_step()
+        finally:
+            self.catching_up = False
 
     def skip_step(self) -> None:
         """For ``before_step``: let the optimizer move nothing in this step, not even by momentum or decay; it counts."""
@@ -510,10 +522,16 @@ class Sparsifier:
         if self.total_steps not in (None, total_steps):
             raise StateError(f"the saved state has total_steps={total_steps}, bound is {self.total_steps}")
         self.step, self.round, self.total_steps = saved["step"], saved["round"], total_steps
-        self.state = {name: tensor.clone() for name, tensor in saved["state"].items()}
+        self.state = self._placed({name: tensor.clone() for name, tensor in saved["state"].items()})
         self.notes = list(saved.get("notes", self.notes))
         self._tracked = list(saved.get("tracked", self._tracked))
         self._set_applied()
+
+    def _placed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state's tensors where the model is now: on the device of the target that a key ends with, or of the first."""
+        devices = {target.name: target.parameter.device for target in self.targets}
+        first = self.targets[0].parameter.device
+        return {name: tensor.to(devices.get(name.split("/")[-1], first)) for name, tensor in state.items()}
 
     # ------------------------------------------------------------------ finishing
 
@@ -527,7 +545,8 @@ class Sparsifier:
             The masks, as :meth:`masks` gives them.
         """
         masks = self.masks()
-        self._warn_of_another_density(masks)
+        note_empty_layers(self, "at the end")
+        warn_of_another_density(self, masks)
         parameters: list[nn.Parameter] = []
         with torch.no_grad(), self.sparse():
             for target in self.targets:
@@ -539,19 +558,6 @@ class Sparsifier:
         self._take_off(parameters)
         self._finalized = True
         return masks
-
-    def _warn_of_another_density(self, masks: Masks) -> None:
-        density = self.method.promised_density()
-        if density is None or masks.remaining() == keep_count(density, masks.total()):
-            return
-        bound = (
-            "no optimizer was bound" if self.total_steps is None else f"step {self.step} of {self.total_steps} is done"
-        )
-        warnings.warn(
-            f"{self.method.name} promises density {density}, but {100 * masks.density():.2f} % of the weights remain: {bound}, "
-            "and its schedule acts during training; bind() the optimizer and train to the end, every round of rounds()",
-            stacklevel=3,
-        )
 
     def _take_off(self, parameters: list[nn.Parameter]) -> None:
         """Put one parameter per target where the parametrizations were, and everything else as it was."""

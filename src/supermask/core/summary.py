@@ -1,10 +1,13 @@
-"""The table that ``Sparsifier.summary`` prints."""
+"""What a sparsifier says: the table of ``summary``, and what its user should hear of before and after training."""
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
+from supermask.core.masks import Masks
 from supermask.core.parametrizations import Masked, Scored
+from supermask.tensors.topk import keep_count
 
 if TYPE_CHECKING:
     from supermask.core.sparsifier import Sparsifier
@@ -50,6 +53,35 @@ def describe(s: Sparsifier) -> str:
         f"({100 * s.density():.2f} %); {trained:,} trained values"
     )
     return "\n".join(lines + [f"note: {text}" for text in s.notes])
+
+
+def note_empty_layers(s: Sparsifier, when: str) -> None:
+    """Note every layer that no weight remains of: it passes nothing on.
+
+    Vectors may end like this, and masks that are only tracked may begin like this.
+
+    Args:
+        s: The sparsifier.
+        when: End of the note.
+    """
+    for target in s.targets:
+        installed = target.parametrization
+        tracked = isinstance(installed, Masked) and not installed.applied
+        if len(target.shape) > 1 and not tracked and not bool(target.mask.any()):
+            s.note(f"no weight of {target.name} remains {when}")
+
+
+def warn_of_another_density(s: Sparsifier, masks: Masks) -> None:
+    """Warn of a promised density that was not reached; the warning points at the caller of ``finalize``."""
+    density = s.method.promised_density()
+    if density is None or masks.remaining() == keep_count(density, masks.total()):
+        return
+    bound = "no optimizer was bound" if s.total_steps is None else f"step {s.step} of {s.total_steps} is done"
+    warnings.warn(
+        f"{s.method.name} promises density {density}, but {100 * masks.density():.2f} % of the weights remain: {bound}, "
+        "and its schedule acts during training; bind() the optimizer and train to the end, every round of rounds()",
+        stacklevel=3,
+    )
 
 
 def _shape(shape: tuple[int, ...]) -> str:

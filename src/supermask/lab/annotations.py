@@ -10,7 +10,17 @@ from typing import Any, Literal
 from supermask.errors import ConfigError, HyperparameterError
 from supermask.lab.validate import build, check, join, require_known, require_mapping, show, suggest
 
-Trust = Literal["authors' README", "authors' paper", "authors' caption", "authors' files", "figure", "second-hand"]
+Trust = Literal[
+    "authors' README",
+    "authors' paper",
+    "authors' caption",
+    "authors' files",
+    "figure",
+    "second-hand",  # as others quote it
+    "third-party runs",  # others' runs of the method
+    "recalled",  # from memory, not checked
+]
+Share = Literal["targeted weights", "weights and biases", "all parameters", "not said"]
 Kind = Literal["results", "settings", "literature"]
 Measured = list[int | float]
 Range = Measured | str  # text: a range or a bound, as the source prints it
@@ -24,9 +34,15 @@ class Cells:
         source: Where they were read.
         label: Names the row; in ``published.rows`` the label of the runs does.
         trust: How they were obtained.
+        method: What was run.
+        network: On which network.
+        data: On which data set.
         accuracy: Test accuracy, per cent.
+        std: Standard deviation of the accuracy, points; beside a mean alone.
+        accuracy_top5: Accuracy of the five most likely classes, per cent.
         accuracy_best: Of the best epoch, per cent.
-        remaining: Remaining weights, per cent of the targeted ones.
+        remaining: Remaining weights, per cent of what ``remaining_of`` says.
+        remaining_of: What ``remaining``, ``weights`` and ``start_weights`` count.
         test_loss: Mean over the test set.
         seconds_per_epoch: Training time, seconds.
         extra_time: Training time over the dense baseline's, per cent more.
@@ -39,14 +55,25 @@ class Cells:
         batchnorm: Whether batch norm normalises (a frozen one is a constant factor and does not).
         start_weights: Weights before pruning, a count.
         epochs: Training epochs, as the source counts them.
+        pretraining: Whether a dense network is trained first.
+        pruning_steps: How often is pruned: a number, or "many" or "soft" as the source says it.
+        extra_hyperparameters: Whether there are hyper-parameters beyond the density and those of training.
+        augmented_objective: Whether the loss gets further terms.
+        architecture_constraints: Whether settings depend on the architecture.
     """
 
     source: str
     label: str | None = None
     trust: Trust | None = None
+    method: str | None = None
+    network: str | None = None
+    data: str | None = None
     accuracy: Measured | None = None
+    std: float | None = None
+    accuracy_top5: Measured | None = None
     accuracy_best: Measured | None = None
     remaining: Measured | None = None
+    remaining_of: Share | None = None
     test_loss: Measured | None = None
     seconds_per_epoch: Measured | None = None
     extra_time: Range | None = None
@@ -59,8 +86,15 @@ class Cells:
     batchnorm: bool | None = None
     start_weights: int | None = None
     epochs: int | None = None
+    pretraining: bool | None = None
+    pruning_steps: int | str | None = None
+    extra_hyperparameters: bool | None = None
+    augmented_objective: bool | None = None
+    architecture_constraints: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.std is not None and (self.accuracy is None or len(self.accuracy) != 1):
+            raise HyperparameterError(f"std stands beside the mean of an accuracy alone, got {self.accuracy}")
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, list) and len(value) not in (1, 3):
@@ -72,7 +106,7 @@ class Cells:
 
 
 CELLS = tuple(item.name for item in dataclasses.fields(Cells))
-Quoted = str | Cells  # the id of an entry of ``literature.yaml``, or the cells themselves
+Quoted = str | Cells  # the id of an entry of the literature, or the cells themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +130,19 @@ class Table:
         kind: ``results``: what the runs gave. ``settings``: what the runs were told, beside quoted cells.
             ``literature``: quoted rows only, no runs.
         columns: ``settings``: header -> dotted key of a run (``train.optimizer.lr``), or one of ``model.weights``,
-            ``model.convolutions``, ``model.linear``, ``model.batchnorm``, which are counted on the model.
+            ``model.weights-and-biases``, ``model.convolutions``, ``model.strides``, ``model.linear``, ``model.batchnorm``,
+            which are counted on the model.
         quoted: ``settings``: label -> header -> text as it was printed.
         source: ``settings``: where the quoted cells are from, in a word or two; stands in their headers.
+        rank: Classes of remaining weights, densities from high to low: a ranking for each. Empty: one ranking of all rows.
+            None: a ranking only where one is asked for.
     """
 
     kind: Kind = "results"
     columns: Mapping[str, str] = field(default_factory=dict)
     quoted: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     source: str = "quoted"
+    rank: tuple[float, ...] | None = None
 
 
 def parse_published(section: object) -> PublishedSection:
@@ -135,7 +173,7 @@ def parse_table(section: object) -> Table:
     known = [item.name for item in dataclasses.fields(Table)]
     require_known(values, known, "table")
     kind = check(Kind, values.get("kind", "results"), "table.kind")
-    extra = [key for key in known if key in values and key != "kind"]
+    extra = [key for key in known if key in values and key not in ("kind", "rank")]
     if kind != "settings" and extra:
         raise ConfigError(f"table.{extra[0]}: only a table of kind 'settings' takes it, this one is {kind!r}")
     if kind == "settings" and not values.get("columns"):
@@ -147,9 +185,27 @@ def parse_table(section: object) -> Table:
         for header in cells:
             if header not in columns:
                 raise ConfigError(f"table.quoted.{label}.{header}: no such column; {suggest(header, columns)}")
-    return Table(
-        kind=kind, columns=columns, quoted=quoted, source=check(str, values.get("source", "quoted"), "table.source")
-    )
+    rank = _rank(values.get("rank", False))
+    if kind == "literature" and rank is not None:
+        raise ConfigError("table.rank: a table of kind 'literature' has no runs to rank; remove this")
+    source = check(str, values.get("source", "quoted"), "table.source")
+    return Table(kind=kind, columns=columns, quoted=quoted, source=source, rank=rank)
+
+
+def _rank(value: object) -> tuple[float, ...] | None:
+    """``true``: one ranking; a list: one for each density; ``false``: none."""
+    if isinstance(value, bool):
+        return () if value else None
+    densities = check(list[float], value, "table.rank")
+    for density in densities:
+        if not 0 < density <= 1:
+            hint = f"; did you mean {density / 100:g}?" if 1 < density <= 100 else ""
+            raise ConfigError(
+                f"table.rank: a density must be in (0, 1], got {density:g}{hint} (density is what remains)"
+            )
+    if not densities or len(set(densities)) < len(densities):
+        raise ConfigError(f"table.rank: expected true, or different densities such as [0.1, 0.01], got {show(value)}")
+    return tuple(sorted(densities, reverse=True))
 
 
 def _texts(section: object, path: str) -> dict[str, str]:
@@ -160,5 +216,5 @@ def _quoted(value: object, path: str) -> Quoted:
     if isinstance(value, str):
         return value
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{path}: expected the id of an entry of literature.yaml, or its cells, got {show(value)}")
+        raise ConfigError(f"{path}: expected the id of an entry of the literature, or its cells, got {show(value)}")
     return build(Cells, value, path)

@@ -20,7 +20,7 @@ from supermask.core.arrays import Layout
 from supermask.core.method import Method
 from supermask.core.registry import method_class, methods
 from supermask.data import DATASETS
-from supermask.data.augment import CropFlip
+from supermask.data.augment import AUGMENTATIONS, Augmentation, CropFlip
 from supermask.errors import ConfigError, HyperparameterError
 from supermask.lab.reference import is_reference, resolve
 from supermask.lab.validate import (
@@ -184,14 +184,15 @@ class DataSection:
     Args:
         name: Its name in the catalogue.
         normalize: See :mod:`supermask.data.normalize`.
-        augment: How training batches are augmented.
+        augment: How training batches are augmented: ``crop-flip`` (meant without a name), ``random-resized-crop`` or
+            ``subset-crop-flip``, see :mod:`supermask.data.augment`.
         validation: How many training examples are held out to choose settings by; the same ones for all runs.
         options: What the data set itself takes.
     """
 
     name: str
-    normalize: Literal["image", "dataset", "none"] = "image"
-    augment: CropFlip | None = None
+    normalize: Literal["image", "dataset", "imagenet", "none"] = "image"
+    augment: Augmentation | None = None
     validation: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -218,6 +219,9 @@ class RunConfig:
             known = MODELS[self.model.name].options if self.model.name in MODELS else {}
             model = {key: value for key, value in model.items() if key not in known or plain(known[key]) != value}
             data = {key: value for key, value in data.items() if plain(DATASETS[self.data.name].options[key]) != value}
+        section = {key: value for key, value in convert(self.data).items() if key != "options"}
+        if self.data.augment is not None:
+            section["augment"] = _augment_section(self.data.augment, convert)
         train = convert(self.train)
         train["optimizer"] = {"name": self.train.optimizer.name, **convert(self.train.optimizer)}
         if "schedule" in train:
@@ -225,7 +229,7 @@ class RunConfig:
         return {
             "model": {"name": self.model.name, **plain(model)},
             "init": convert(self.init),
-            "data": {key: value for key, value in convert(self.data).items() if key != "options"} | plain(data),
+            "data": section | plain(data),
             "method": {"name": self.method.name, **convert(self.method)},
             "train": train,
         }
@@ -344,7 +348,17 @@ def _parse_data(section: object, folder: Path) -> DataSection:
     if name in DATA_FILES:
         file = DATA_FILES[name]
         options[file] = _existing(options[file], folder, f"data.{file}")
-    return dataclasses.replace(build(DataSection, {"name": name, **own}, "data"), options=options)
+    ready = {}
+    if isinstance(own.get("augment"), Mapping):
+        augment = own.pop("augment")
+        ready["augment"] = _choose({"name": CropFlip.name, **augment}, AUGMENTATIONS, "data.augment")
+    return dataclasses.replace(build(DataSection, {"name": name, **own}, "data", ready=ready), options=options)
+
+
+def _augment_section(augment: Augmentation, convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """What :func:`_parse_data` reads; the ids of runs with ``crop-flip`` are older than its name."""
+    name = {} if isinstance(augment, CropFlip) else {"name": augment.name}
+    return {**name, **convert(augment)}
 
 
 def _complete(known: Mapping[str, Any], options: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -358,7 +372,8 @@ def _complete(known: Mapping[str, Any], options: Mapping[str, Any], path: str) -
 
 def _check_length(config: RunConfig) -> None:
     """Refuse a schedule that is longer than the training, where the number of examples is known before they are loaded."""
-    sizes, train = DATASETS[config.data.name].sizes, config.train
+    info, train, classes = DATASETS[config.data.name], config.train, config.data.options.get("classes")
+    sizes = info.sizes if classes == info.options.get("classes") else None  # a part of the classes has fewer
     if sizes is None or not isinstance(train.schedule, Schedule):
         return
     batches = -(-(sizes[0] - config.data.validation) // train.batch_size)

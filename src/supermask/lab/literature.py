@@ -1,16 +1,20 @@
-"""Quoted numbers: the entries of ``experiments/literature.yaml``, and those that stand beside an experiment's runs."""
+"""Quoted numbers: the entries of ``supermask/report/literature``, and those that stand beside an experiment's runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from supermask.errors import ConfigError
 from supermask.lab.annotations import Cells, Quoted, Trust
-from supermask.lab.load import Experiment, parse_yaml, shipped_folder
+from supermask.lab.load import Experiment, parse_yaml
 from supermask.lab.validate import build, check, require_known, require_mapping, suggest
+
+#: One file a paper, each with its sources and its entries.
+FOLDER: Final = Path(__file__).parents[1] / "report" / "literature"
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,30 @@ def require_label(experiment: Experiment, label: str, labels: Sequence[str], pat
 
 @cache
 def literature() -> dict[str, Cells]:
-    """Id -> quoted numbers, of every entry of ``experiments/literature.yaml``.
+    """Id -> quoted numbers, of every entry of every file in :data:`FOLDER`.
 
     Raises:
-        ConfigError: The file is damaged.
+        ConfigError: A file is damaged, or two entries have one id.
     """
-    path = shipped_folder() / "literature.yaml"
-    content = require_mapping(parse_yaml(path.read_text(encoding="utf-8"), str(path)), str(path))
+    entries: dict[str, Cells] = {}
+    places: dict[str, str] = {}
+    for file in sorted(FOLDER.glob("*.yaml")):
+        try:
+            found = _read(file)
+        except ConfigError as error:
+            raise ConfigError(f"{file.name}: {error}") from error
+        for name in found:
+            if name in entries:
+                raise ConfigError(
+                    f"{file.name}: entries.{name}: {places[name]} has this id too; give one of them another"
+                )
+            places[name] = file.name
+        entries |= found
+    return entries
+
+
+def _read(file: Path) -> dict[str, Cells]:
+    content = require_mapping(parse_yaml(file.read_text(encoding="utf-8"), str(file)), str(file))
     require_known(content, ("sources", "entries"), "")
     sources = {
         name: build(_Source, source, f"sources.{name}")
@@ -101,5 +122,5 @@ def _resolve(quoted: Quoted, path: str) -> dict[str, Any]:
     if isinstance(quoted, Cells):
         return quoted.to_dict()
     if quoted not in literature():
-        raise ConfigError(f"{path}: literature.yaml has no entry {quoted!r}; {suggest(quoted, literature())}")
+        raise ConfigError(f"{path}: the literature has no entry {quoted!r}; {suggest(quoted, literature())}")
     return literature()[quoted].to_dict()

@@ -47,7 +47,8 @@ def make_result(
     # lines that an earlier version wrote before this run was resumed know the accuracy only, by its own name
     key = "accuracy" if train.metric == "accuracy" else "metric"
     tested = [line for line in lines if line["test_loss"] is not None]
-    judged = _judged(tested, key, train.better_is, validated=facts["n_validation"] > 0)
+    kept = _of_the_final_masks(tested, masks.remaining() if config.method.promised_density() is not None else None)
+    judged = _judged(kept, key, train.better_is, validated=facts["n_validation"] > 0)
     total = sum(parameter.numel() for parameter in model.parameters())
     seconds = facts["seconds"]
     return {
@@ -68,7 +69,7 @@ def make_result(
         "n_validation": facts["n_validation"],
         "accuracy": judged if key == "accuracy" else dict.fromkeys(judged),
         "metric": {"name": train.metric, "better": train.better_is, **judged},
-        "full": _full(last),
+        "full": _full(lines, key, train.better_is),
         "loss": {"train": last["train_loss"], "test": last["test_loss"]},
         "counts": {
             "weights_total": total,
@@ -139,26 +140,54 @@ def _pick(value: Any, wanted: Any) -> Any:
     return {key: _pick(value[key], wanted[key]) for key in wanted}
 
 
+def _of_the_final_masks(lines: Sequence[Mapping[str, Any]], remaining: int | None) -> list[Mapping[str, Any]]:
+    """The epochs to choose from: those of the last round, and where a density is promised those that met it.
+
+    Args:
+        lines: The epochs that were tested.
+        remaining: Weights that remain at the end, of a method that promises a density; None: any number will do.
+    """
+    last = lines[-1]
+    kept = [line for line in lines if line.get("round", 0) == last.get("round", 0)]
+    if remaining is not None:
+        kept = [line for line in kept if line.get("remaining") == remaining]
+    return kept if last in kept else [*kept, last]  # masks that are cut to size after the last test
+
+
+def _best(lines: Sequence[Mapping[str, Any]], key: str, better: str) -> Mapping[str, Any]:
+    """The line with the best value; the earliest where several are equally good."""
+    sign = 1.0 if better == "higher" else -1.0
+    return max(lines, key=lambda line: sign * float(line[key]))
+
+
 def _judged(lines: Sequence[Mapping[str, Any]], key: str, better: str, *, validated: bool) -> dict[str, Any]:
     """Last, best and validation-selected value; the earliest epoch where several are equally good."""
-    sign = 1.0 if better == "higher" else -1.0
-    last, best = lines[-1], max(lines, key=lambda line: sign * float(line[f"test_{key}"]))
-    chosen = max(lines, key=lambda line: sign * float(line[f"validation_{key}"])) if validated else None
+    last, best = lines[-1], _best(lines, f"test_{key}", better)
+    chosen = _best(lines, f"validation_{key}", better) if validated else None
     return {
         "last": last[f"test_{key}"],
         "best": best[f"test_{key}"],
         "best_epoch": best["epoch"],
+        "best_remaining": best.get("remaining"),
         "validation_selected": None if chosen is None else chosen[f"test_{key}"],
         "validation": last[f"validation_{key}"] if validated else None,
         "validation_epoch": None if chosen is None else chosen["epoch"],
     }
 
 
-def _full(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the dense model did whose masks were only tracked, in the last epoch; None for other methods."""
-    if line.get("full_loss") is None:
+def _full(lines: Sequence[Mapping[str, Any]], key: str, better: str) -> dict[str, Any] | None:
+    """What the dense model did whose masks were only tracked: in the last such epoch, and in its best one; None without."""
+    tracked = [line for line in lines if line.get("full_loss") is not None]
+    if not tracked:
         return None
-    return {"loss": line["full_loss"], "accuracy": line["full_accuracy"], "metric": line["full_metric"]}
+    last, best = tracked[-1], _best(tracked, f"full_{key}", better)
+    return {
+        "loss": last["full_loss"],
+        "accuracy": last["full_accuracy"],
+        "metric": last["full_metric"],
+        "best": best[f"full_{key}"],
+        "best_epoch": best["epoch"],
+    }
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -99,6 +99,7 @@ _METRIC_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "validation_selected": _NUMBER_OR_NONE,
     "validation": _NUMBER_OR_NONE,
 }
+_FULL_KEYS: Final = {"loss": _NUMBER_OR_NONE, "accuracy": _NUMBER_OR_NONE, "metric": _NUMBER_OR_NONE}
 _FAILURE_KEYS: Final = {"schema": int, "run": str, "label": str, "seed": int, "error": str, "traceback": str}
 
 
@@ -194,6 +195,11 @@ def read_result(run: RunFolder) -> dict[str, Any]:
     _require(path, result, {key: kinds for key, kinds in _LATER_KEYS.items() if key in result})
     if "metric" in result:
         _require(path, result["metric"], _METRIC_KEYS, "metric")
+    if result.get("full") is not None:
+        later = {key: _NUMBER_OR_NONE for key in ("best", "best_epoch") if key in result["full"]}
+        _require(path, result["full"], _FULL_KEYS | later, "full")
+    for index, note in enumerate(result.get("notes", ())):
+        _require(path, {str(index): note}, {str(index): (str,)}, "notes")
     if "conditions" in result:
         _require(path, result["conditions"], _CONDITION_KEYS, "conditions")
     for index, machine in enumerate(result.get("conditions", {}).get("machines", ())):
@@ -243,6 +249,24 @@ def read_json(path: Path) -> dict[str, Any]:
         RunError: It is damaged.
     """
     return _parse_object(path.read_bytes(), str(path))
+
+
+def read_extras(run: RunFolder) -> dict[str, Any]:
+    """What a method kept beside weights and masks, as numpy arrays by name; empty for most.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not run.extras.exists():
+        return {}
+    try:
+        found: dict[str, Any] = load_file(run.extras)
+    except SafetensorError as error:
+        raise RunError(f"{run.extras}: damaged ({error}); delete the run folder to train this run again") from error
+    return found
 
 
 def _find(folder: Path, name: str) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -59,18 +59,25 @@ def weights(model: nn.Module) -> int:
     return sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
 
 
+def weights_and_biases(model: nn.Module) -> int:
+    """The same with their biases."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    return sum(parameter.numel() for layer in layers for parameter in layer.parameters(recurse=False))
+
+
+def strides(model: nn.Module) -> str:
+    """Strides of the convolutions in order, equal ones in a row counted: ``4, 2 x 4``."""
+    found = [str(layer.stride[0]) for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    return ", ".join(_counted(found))
+
+
 def convolutions(model: nn.Module) -> str:
     """Output channels of the convolutions in order, and ``pool`` for a max-pool: ``64, 64, pool``.
 
     Kernels other than 3x3 are named; more than two equal ones in a row are counted: ``16 x 4``. Shortcuts stand after
     the convolutions of their block.
     """
-    found = list(_convolutions(model))
-    parts = []
-    for name, equal in groupby(found):
-        count = len(list(equal))
-        parts += [f"{name} x {count}"] if count > 2 else [name] * count
-    return ", ".join(parts)
+    return ", ".join(_counted(_convolutions(model)))
 
 
 def linear(model: nn.Module) -> str:
@@ -86,10 +93,18 @@ def batchnorm(model: nn.Module) -> int:
 
 COMPUTED: Final[dict[str, Callable[[nn.Module], Value]]] = {
     "model.weights": weights,
+    "model.weights-and-biases": weights_and_biases,
+    "model.strides": strides,
     "model.convolutions": convolutions,
     "model.linear": linear,
     "model.batchnorm": batchnorm,
 }
+
+
+def _counted(names: Iterable[str]) -> Iterator[str]:
+    for name, equal in groupby(names):
+        count = len(list(equal))
+        yield from [f"{name} x {count}"] if count > 2 else [name] * count
 
 
 def _convolutions(model: nn.Module) -> Iterator[str]:

@@ -154,7 +154,7 @@ class Trainer:
     def _start_round(self) -> None:
         section = self.config.train
         total_steps = section.epochs * self.batches
-        self.optimizer = section.optimizer.build(self.sparsifier.param_groups())
+        self.optimizer = section.optimizer.build(self.sparsifier.param_groups(decay_on=section.optimizer.decay_on))
         self.schedule = section.schedule.bind(self.optimizer, total_steps=total_steps)
         self.sparsifier.bind(self.optimizer, total_steps=total_steps)
         self._step = make_step(

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from supermask.core import path
-from supermask.core.method import Method, check_choice, check_count, check_density, check_flag, check_range
+from supermask.core.method import Method, check_choice, check_count, check_density, check_flag, check_idle, check_range
 from supermask.core.registry import register
 from supermask.core.select import promised
 from supermask.core.sparsifier import Sparsifier
 from supermask.core.targets import Target
 from supermask.tensors.prox import Unit
-from supermask.tensors.topk import kth_largest
 
 Stop = Literal["order", "early", "nu"]
 Coupling = Literal["direct", "in-gradient"]
@@ -53,9 +52,10 @@ class DessiLBI(Method):
     kappa other than 1 multiply theirs by kappa. V is kept times kappa, so that kappa enters as the threshold
     ``kappa * lambda`` alone. Convolutions of any dimension have groups (theirs of one and three stay empty), and those of
     transposed ones lie along the second dimension. The order of the path is a true lexicographic key (theirs subtracts the
-    epoch from a norm). A promised density, Adam, kernels and layers as groups are ours. Their "extended" optimizer has, in
-    effect, ``path_speed=0.01`` (while no ``|W|`` passes 1 and the density stays below 0.99), ``conv_prox="elementwise"`` and
-    lambdas of 3e-4.
+    epoch from a norm), and one for all layers; theirs orders the units of one layer at a time and can remove the biases of
+    filters with them, which stay here. A promised density, Adam, kernels and layers as groups are ours. Their "extended"
+    optimizer has, in effect, ``path_speed=0.01`` (while no ``|W|`` passes 1 and the density stays below 0.99),
+    ``conv_prox="elementwise"`` and lambdas of 3e-4.
 
     **Cost:** four passes over the weights and some over their masks, about 1.3 times the dense step of a fully-connected
     network at batch 128, less for convolutions. Memory: 15 bytes for each targeted weight (V and Gamma 8, the path 6, the
@@ -63,12 +63,12 @@ class DessiLBI(Method):
 
     Args:
         density: Fraction of the targeted weights that remains, in (0, 1], or None (default): what the path gives.
-        stop: How a density is reached; unused without one. ``order`` (default): at the end of the round the weights remain
+        stop: How a density is reached, and only with one. ``order`` (default): at the end of the round the weights remain
             that entered first; among those of one step the group of the larger root mean square, then the larger
             magnitude; what never entered comes last. ``early``: the mask stays as it is from the first step at which
             the support is large enough, what is too much removed by the same order; V and W train on, Gamma within the
-            mask; if the support never gets there, as ``order``, with a note. ``nu``: 100 times in a training nu is set so
-            that, if weights and lr stayed as they are, the density would be met at the end (a falling lr makes it fall
+            mask; if the support never gets there, as ``order``, with a note. ``nu``: 100 to 200 times in a training nu is set
+            so that, if weights and lr stayed as they are, the density would be met at the end (a falling lr makes it fall
             short); then as ``order``.
         nu: Weakness of the coupling, in (0, 1e9]; with ``stop="nu"`` where it starts, kept within [nu / 100, 100 * nu].
             Default 100: the authors' code.
@@ -80,19 +80,21 @@ class DessiLBI(Method):
             or ``elementwise``.
         size_normalised: Multiply lambda by the square root of a group's size, as the authors' code for lottery tickets.
             Default False.
-        coupling: ``direct`` (default): outside the optimizer's momentum, as the authors' code; with Adam, decoupled.
+        coupling: ``direct`` (default): outside the optimizer's momentum, as the authors' code; with Adam, decoupled; not for
+            weights below float32.
             ``in-gradient``: ``(W - Gamma) / nu`` is added to the gradient, so that it passes through momentum, as the
             paper writes it; with Adam, through its moments.
         path_speed: Step size of V over that of W, ``alpha_gamma / alpha``, in (0, 1e9]. Default 1. Adam's lr of 0.001 needs
             about 100, or nothing enters.
         after: ``none`` (default); ``fine-tune``: a second round trains the sparse model on from the trained weights;
             ``retrain``: from the weights of ``rewind_step``, masked (the winning ticket).
-        rewind_step: With ``retrain``: the step from whose weights and on which the second round goes on, at least 0.
+        rewind_step: With ``retrain`` only: the step from whose weights and on which the second round goes on, at least 0.
             Default 0, the initial weights: the authors'.
 
     Raises:
-        HyperparameterError: A field is out of range; at the first steps also if ``nu`` is too small for lr to be stable, or
-            ``rewind_step`` is not before the end.
+        HyperparameterError: A field is out of range or would not be used; at the first steps also if ``nu`` is too small for lr
+            to be stable, or ``rewind_step`` is not before the end.
+        AttachError: Weights are below float32 and the coupling is direct.
     """
 
     name: ClassVar[str] = "dessilbi"
@@ -119,6 +121,10 @@ class DessiLBI(Method):
             check_choice(self.name, field, getattr(self, field), get_args(choices))
         check_flag(self.name, "size_normalised", self.size_normalised)
         check_count(self.name, "rewind_step", self.rewind_step, "optimizer steps", least=0)
+        if self.density is None:
+            check_idle(self.name, "stop", self.stop, "order", "set density")
+        if self.after != "retrain":
+            check_idle(self.name, "rewind_step", self.rewind_step, 0, "set after to retrain")
 
     @classmethod
     def examples(cls, model: nn.Module) -> tuple[Self, ...]:
@@ -140,7 +146,7 @@ class DessiLBI(Method):
             for key in ("v", "gamma"):
                 dtype = torch.promote_types(weight.dtype, torch.float32)
                 s.state[f"{key}/{target.name}"] = torch.zeros_like(weight, dtype=dtype)
-        path.begin(s)
+        path.begin(s, wide_weights=self.coupling == "direct")
         if self.after == "retrain" and self.rewind_step == 0:
             s.keep_values("start")
 
@@ -151,6 +157,7 @@ class DessiLBI(Method):
         moving = [target for target in s.targets if target.parameter.grad is not None]
         if s.round > 0 or not moving:
             return
+        path.require_fitting(s, wide_weights=self.coupling == "direct")
         gaps = [s.state.pop(f"gamma/{target.name}") for target in moving]
         s.state |= {f"gap/{target.name}": gap for target, gap in zip(moving, gaps, strict=True)}
         torch._foreach_sub_(gaps, [target.parameter for target in moving])
@@ -231,14 +238,10 @@ class DessiLBI(Method):
 
     def _steer(self, s: Sparsifier, steps: int) -> None:
         """Set nu so that the promised number enters within so many steps, if weights and lr stay as they are."""
-        waits, (least, most) = [], (self.nu * bound for bound in _NU_RANGE)
-        for target in s.targets:
-            lr = s.lr(target) if target.parameter.requires_grad else 0.0
-            least = max(least, lr * (1.0 + self.path_speed))
-            v, move = s.state[f"v/{target.name}"], target.dense * (lr * self.path_speed)
-            waits.append(path.grouping(target, self.conv_prox).wait(v, move, *self._threshold(target)).flatten())
-        wait = -float(kth_largest(-torch.cat(waits), self._promised(s)))  # until the last of them enters, at a nu of 1
-        s.state["nu"] = torch.tensor(min(max((steps - 0.5) / max(wait, 1e-30), least), most), dtype=torch.float64)
+        wait, rate = path.steps_left(s, self.conv_prox, self.path_speed, self._threshold, self._promised(s))
+        least, most = (self.nu * bound for bound in _NU_RANGE)
+        nu = min(max((steps - 0.5) / max(wait, 1e-30), least, rate * (1.0 + self.path_speed)), most)
+        s.state["nu"] = torch.tensor(nu, dtype=torch.float64)
 
     def _promised(self, s: Sparsifier) -> int:
         return 0 if self.density is None else promised(s.targets, self.density)

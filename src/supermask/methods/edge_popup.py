@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Self, get_args
 
 from torch import nn
 
-from supermask.core.initialize import starting_score, starting_weight
+from supermask.core.batchnorm import BatchNorm
+from supermask.core.initialize import density_factors, starting_score, starting_weight
 from supermask.core.method import Method, check_choice, check_density, check_flag, check_initializer
 from supermask.core.parametrizations import Selected
 from supermask.core.registry import register
 from supermask.core.select import SCOPES, Scope, masks_by_learnt_score, selected
 from supermask.core.sparsifier import Sparsifier
 from supermask.tensors.initializers import DensityScale, Initializer, density_factor
-
-BatchNorm = Literal["non-affine", "trained"]
 
 
 @register
@@ -38,17 +37,21 @@ class EdgePopup(Method):
     **Differs:** (1) The layers' counts are rounded so that all together keep exactly ``density``; the code rounds each
     one up. Equal scores: the lower index stays. (2) The code's ``prune_rate`` is the kept share when masks are made and
     the pruned one when weights are scaled; here the scale is right unless ``pruned-bug`` is asked for (its published
-    numbers use no scale). (3) Biases train as usual; the paper's networks have none. (4) ``global`` is not in the paper.
+    numbers use no scale), under ``erk`` and ``er`` for the share that each layer keeps. (3) Biases train as usual; the paper's
+    networks have none. (4) ``global``, ``erk`` and ``er`` are not in the paper. (5) No layer is promised a weight: the code's
+    rounding up leaves at least one in each, here a layer may end empty, and a note says so.
 
     **Cost:** per step a selection and four more passes over the weights: on a CPU nearly another dense step for the FCN at
     batch 128, little for convolutions. Memory: 5 bytes a weight more than dense training.
 
     Args:
         density: Fraction of the targeted weights that remains, in (0, 1]. Default 0.5: where the paper's curves peak.
-        scope: ``uniform`` (default, the paper's): the same density in every layer; ``global``: all scores together; ``erk``.
+        scope: ``uniform`` (default, the paper's): the same density in every layer; ``global``: all scores together; ``erk``,
+            ``er``.
         absolute: Rank by |s| (default, the authors' code) or by s, as the paper's algorithm is written.
-        scale: Factor on W. ``none`` (default, the published numbers), ``kept``: sqrt(1 / density), the paper's scaled
-            initialisation; ``pruned-bug``: sqrt(1 / (1 - density)), which the published code computes instead.
+        scale: Factor on drawn W (given or kept weights are taken as they are). ``none`` (default, the published numbers),
+            ``kept``: sqrt(1 / density), the paper's scaled initialisation, the density being the layer's own under ``erk`` and
+            ``er``; ``pruned-bug``: sqrt(1 / (1 - density)), which the published code computes instead.
         batchnorm: ``non-affine`` (default, the paper's): scale and shift stay as they are, statistics are collected;
             ``trained``.
         weights: Initialiser of W. Default He signed constant, ±sqrt(2 / fan_in), the paper's best; its other one is
@@ -87,13 +90,12 @@ class EdgePopup(Method):
 
     def setup(self, s: Sparsifier) -> None:
         """Draw weights and scores, choose the first masks."""
-        factor = density_factor(self.scale, self.density)
-        for target in s.targets:
+        factors = density_factors(s, self.scale, self.density, self.scope)
+        for target, factor in zip(s.targets, factors, strict=True):
             weight = starting_weight(s, target, self.weights) * factor
             score = starting_score(s, target, self.scores)
             s.install_score(target, Selected(weight, absolute=self.absolute), score)
-        if self.batchnorm == "non-affine":
-            s.freeze_batchnorm(statistics=False)
+        s.freeze_batchnorm(self.batchnorm)
         self.after_step(s)
 
     def after_step(self, s: Sparsifier) -> None:

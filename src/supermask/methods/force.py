@@ -39,8 +39,9 @@ class Force(Method):
     skeletonization: trimming more fat from a network at initialization", ICLR 2021, arXiv 2006.09081; code naver/force.
 
     **Differs:** examples of a step are the next batches of the data in their order, where the authors shuffle for each step;
-    a batch of which only a part is needed is cut. Scoring examples are not augmented, dropout is off. Counts are exact. The
-    authors' further variant that ranks by the squared gradient is left out. ``reinit`` permutes the initial weights of a layer.
+    a batch of which only a part is needed is cut, and its rest comes first in the next step. Scoring examples are not
+    augmented, dropout is off. Counts are exact. The authors' further variant that ranks by the squared gradient is left out.
+    ``reinit`` permutes the initial weights of a layer.
 
     **Cost:** once, ``steps`` times forward and backward over ``batch_size`` examples and a selection over all weights;
     meanwhile memory for five more copies of the weights. A step of training is as expensive as the dense one, plus the product
@@ -61,7 +62,8 @@ class Force(Method):
 
     Raises:
         HyperparameterError: A field is out of range.
-        DataError: The data holds fewer than ``batch_size`` examples, or cannot be gone through again.
+        DataError: The data holds fewer than ``batch_size`` examples, or cannot be gone through again, or a batch norm has
+            nothing to take statistics of.
         DivergedError: Loss or gradient are not finite.
     """
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from supermask.core.batchnorm import BatchNorm
 from supermask.core.initialize import starting_weight
 from supermask.core.method import (
     Method,
@@ -20,15 +21,13 @@ from supermask.core.method import (
 )
 from supermask.core.parametrizations import Selected
 from supermask.core.registry import register
-from supermask.core.select import masks_by_score, selected
+from supermask.core.select import masks_by_score, promised, selected
 from supermask.core.sparsifier import Sparsifier
 from supermask.core.targets import Target
 from supermask.errors import MaskError
 from supermask.tensors.initializers import Initializer
 from supermask.tensors.philox import Stream
-from supermask.tensors.topk import keep_count
 
-BatchNorm = Literal["non-affine", "trained"]
 Regularization = Literal["l2", "l1"]
 
 
@@ -43,17 +42,17 @@ class GemMiner(Method):
         dL/dp  = dL/dweight * W + d/dp of strength * sum(p**2)      (straight through; p is clamped after each step)
 
     At ``freezings`` = N evenly spaced moments, the lowest p of all layers together are frozen out, so that after the i-th
-    density**(i / N) of all weights are left. When the search ends, all that are left are switched on: exactly ``density``.
-    A second round trains their weights.
+    density**(i / N) of all weights are left. After the search all that are left are switched on: exactly ``density``. A second
+    round trains their weights.
 
     **Source:** Kartik Sreenivasan, Jy-yong Sohn, Liu Yang, Matthew Grinde, Alliot Nagle, Hongyi Wang, Eric Xing, Kangwook Lee,
     Dimitris Papailiopoulos, "Rare Gems: Finding Lottery Tickets at Initialization", NeurIPS 2022, arXiv 2202.12002; code
     ksreenivasan/pruning_is_enough at 8c4c9e8c.
 
     **Differs:** (1) Exact counts at every freezing; with the code's threshold, equal p (all that are clamped to 0) go
-    together. (2) The loss's gradient also reaches the p of frozen weights, which never return: nothing else depends on
-    it. (3) Both rounds train with one optimizer section; the paper fine-tunes at a tenth of the rate. (4) Layers are
-    found by type, not listed by hand, so shortcuts take part. (5) Biases train as usual.
+    together. (2) The loss's gradient also reaches the p of frozen weights, which never return: nothing else depends on it,
+    unless the norm of the gradient is clipped. (3) Both rounds train with one optimizer section; the paper fine-tunes at a
+    tenth of the rate. (4) Layers are found by type, not listed by hand, so shortcuts take part. (5) Biases train as usual.
 
     **Cost:** per step the penalty's gradient and six more passes over the weights. Memory: 6 bytes a weight more than dense
     training. The second round takes as long as the first.
@@ -63,8 +62,9 @@ class GemMiner(Method):
         freezings: How often p are frozen out. Default 29: every 5 of the paper's 150 epochs.
         regularization: ``l2`` (default, the paper's): strength * sum(p**2); ``l1``: strength * sum(p).
         strength: >= 0. Default 3e-5: the paper's at density 0.0372 (1e-4 at 0.0059).
-        unflag: True (default): at the end of the search also those weights come back that p <= 0.5 hid without freezing
-            them out (the code's ``unflag_before_finetune``). False: they stay hidden, and ``density`` is an upper bound.
+        unflag: True (default): after the search also those weights come back that p <= 0.5 hid without freezing them out
+            (the code's ``unflag_before_finetune``): before the second round, so that the search's last test is one of the masks
+            it trained; without ``finetune``, at the last step. False: they stay hidden, and ``density`` is an upper bound.
         finetune: A second round trains the remaining weights from the frozen values. Default true: the paper's.
         batchnorm: ``non-affine`` (default): scale and shift stay as they are, statistics are collected; ``trained``.
         weights: Initialiser of W. Default He signed constant: the authors'.
@@ -108,14 +108,14 @@ class GemMiner(Method):
 
     def setup(self, s: Sparsifier) -> None:
         """Draw weights and scores."""
+        promised(s.targets, self.density)  # also where it is but an upper bound
         for target in s.targets:
             s.install_score(
                 target, Selected(starting_weight(s, target, self.weights), absolute=False), self._score(s, target)
             )
             s.state[f"left/{target.name}"] = torch.ones_like(target.parameter, dtype=torch.bool)
             selected(target).select(target.parameter > 0.5)
-        if self.batchnorm == "non-affine":
-            s.freeze_batchnorm(statistics=False)
+        s.freeze_batchnorm(self.batchnorm)
 
     def penalty(self, s: Sparsifier) -> Tensor | None:
         """The regularisation of the search; none while weights are trained."""
@@ -135,15 +135,16 @@ class GemMiner(Method):
         due = self._due(s.step, s.total_steps)
         if due > self._due(s.step - 1, s.total_steps):
             self._freeze(s, due)
+        ended = s.step >= s.total_steps
         on = 0
         for target in s.targets:
             codes = s.state[f"left/{target.name}"]
-            if not (self.unflag and s.step == s.total_steps):
+            if not (ended and self.unflag and not self.finetune):
                 codes = codes & (target.parameter > 0.5)
             selected(target).select(codes)
             on += int(torch.count_nonzero(codes))
-        allowed = keep_count(self.density, sum(target.size for target in s.targets))
-        if s.step == s.total_steps and on < allowed:
+        allowed = promised(s.targets, self.density)
+        if s.step == s.total_steps and not self.unflag and on < allowed:
             s.note(
                 f"{self.name}: {on:,} weights remain of the {allowed:,} that density allows: scores below 0.5 hide more"
             )
@@ -153,6 +154,8 @@ class GemMiner(Method):
         if not self.finetune or s.round > 0:
             return False
         for target in s.targets:
+            if self.unflag:
+                selected(target).select(s.state[f"left/{target.name}"])
             s.train_weight(target)
         return True
 
@@ -160,7 +163,7 @@ class GemMiner(Method):
         score = s.initial_score(target)
         if score is None:
             drawn = torch.from_numpy(Stream(s.seed, "scores", target.name).uniform(target.size))
-            return drawn.reshape(target.shape).to(target.parameter.detach())
+            return drawn.reshape(target.shape)
         if not bool(((score >= 0.0) & (score <= 1.0)).all()):
             raise MaskError(
                 f"{self.name}: scores of {target.name} must lie in [0, 1], got {score.min()} to {score.max()}"

@@ -8,7 +8,7 @@ from typing import ClassVar, Self, get_args
 from torch import Tensor, nn
 
 from supermask.core.ablation import Ablation, check_promise, check_pruning, choose_masks, install
-from supermask.core.method import Method, check_choice, check_count, check_flag, check_range
+from supermask.core.method import Method, check_choice, check_count, check_flag, check_idle, check_range
 from supermask.core.registry import register
 from supermask.core.scoring import BatchNormMode, Examples, balanced, hessian_gradient_products, put, scoring, tempered
 from supermask.core.select import Scope
@@ -18,6 +18,7 @@ from supermask.tensors.initializers import Initializer
 from supermask.tensors.philox import Stream
 from supermask.tensors.scores import gradient_flow
 
+DEFAULT_EXAMPLES = 100
 LINEAR_INIT = Initializer(distribution="normal", rule="xavier")
 
 
@@ -52,8 +53,9 @@ class Grasp(Method):
         per_class: Examples of each class, the first ones in the data, which must then be batches (inputs, integer labels).
             Null: the first ``batch_size`` examples. Default 10: the authors' on CIFAR-10 (and 2 x 5 on CIFAR-100, 10 x 1 on
             Tiny-ImageNet).
-        classes: Number of classes, so that the search for examples may end early. Default null: goes through all of the data.
-        batch_size: Number of examples when ``per_class`` is null. Default 100.
+        classes: Number of classes, so that the search for examples may end early; labels are in [0, classes). Default null:
+            goes through all of the data. Not with ``per_class`` null.
+        batch_size: Number of examples when ``per_class`` is null, and null otherwise. Default null: 100.
         temperature: Divides the outputs, in (0, 1e9]. Default 200: the authors'.
         absolute: Rank by ``|w * (H g)|``. Default false: the paper's.
         redraw_linear: Whether linear layers hold a Xavier normal draw of their own while they are scored. Default false.
@@ -63,8 +65,9 @@ class Grasp(Method):
         min_per_layer: Fewest weights that each layer keeps, against layer collapse, >= 0. Default 0: off, as in the paper.
 
     Raises:
-        HyperparameterError: A field is out of range.
-        DataError: The data holds too few examples, or has no integer labels though ``per_class`` is set.
+        HyperparameterError: A field is out of range, or would not be used.
+        DataError: The data holds too few examples, or has no integer labels in range though ``per_class`` is set, or a batch
+            norm has nothing to take statistics of.
         DivergedError: Loss or derivatives are not finite.
         AttachError: The model's output is not one tensor, so that it cannot be divided.
     """
@@ -76,7 +79,7 @@ class Grasp(Method):
     scope: Scope = "global"
     per_class: int | None = 10
     classes: int | None = None
-    batch_size: int = 100
+    batch_size: int | None = None
     temperature: float = 200.0
     absolute: bool = False
     redraw_linear: bool = False
@@ -90,7 +93,12 @@ class Grasp(Method):
             check_count(self.name, "per_class", self.per_class, "examples")
         if self.classes is not None:
             check_count(self.name, "classes", self.classes, "classes")
-        check_count(self.name, "batch_size", self.batch_size, "examples")
+        if self.batch_size is not None:
+            check_count(self.name, "batch_size", self.batch_size, "examples")
+        if self.per_class is None:
+            check_idle(self.name, "classes", self.classes, None, "set per_class")
+        else:
+            check_idle(self.name, "batch_size", self.batch_size, None, "set per_class to null")
         check_range(self.name, "temperature", self.temperature, 0.0, 1e9, open_low=True)
         check_flag(self.name, "absolute", self.absolute)
         check_flag(self.name, "redraw_linear", self.redraw_linear)
@@ -112,7 +120,7 @@ class Grasp(Method):
         check_promise(self, s.targets)
         with scoring(s, self.batchnorm, second_order=True), tempered(s, self.temperature):
             if self.per_class is None:
-                batches = Examples(s.data).take(self.batch_size)
+                batches = Examples(s.data).take(self.batch_size or DEFAULT_EXAMPLES)
             else:
                 batches = balanced(s.data, self.per_class, self.classes)
             if self.redraw_linear:

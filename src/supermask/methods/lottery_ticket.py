@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from supermask.core.method import Method, check_choice, check_count, check_density, check_flag, check_range
 from supermask.core.registry import register
-from supermask.core.select import SCOPES, Scope, masks_by_counts, masks_by_score, promised
+from supermask.core.select import SCOPES, Scope, masks_by_counts, masks_by_score
 from supermask.core.sparsifier import Sparsifier
 from supermask.core.targets import Target
 from supermask.errors import HyperparameterError
@@ -40,11 +40,12 @@ class LotteryTicket(Method):
     """Lottery tickets by iterative magnitude pruning: train, prune the smallest weights, rewind the others, train again.
 
     Update: there are ``rounds`` trainings, and a pruning after each but the last; ``rounds: 2`` is one-shot pruning. With
-    ``w_i`` the initial and ``w_f`` the trained weight, pruning keeps the highest scores of those that remain, ``|w_f|`` by
-    default. After r of n prunings ``density**(r / n)`` of all weights remain; or, when ``density`` is null, in each layer
-    ``(1 - rate)**r`` with the paper's rates. Then weights, biases, norms and buffers go back to what they were at the
-    beginning (``init``) or at step k of the first training (``step``), bitwise. Masks are nested, and hidden weights are 0.
-    The loop builds a fresh optimizer for each round (``for _ in sparsifier.rounds()``).
+    ``w_i`` the initial weight (of this round, with ``reinit``) and ``w_f`` the trained one, pruning keeps the highest
+    scores of those that remain, ``|w_f|`` by default. After r of n prunings ``density**(r / n)`` of all weights remain; or,
+    when ``density`` is null, in each layer ``(1 - rate)**r`` with the paper's rates. Then weights, biases, norms and
+    buffers go back to what they were at the beginning (``init``) or at step k of the first training (``step``), bitwise.
+    Masks are nested, and hidden weights are 0. The loop builds a fresh optimizer for each round (``for _ in
+    sparsifier.rounds()``).
 
     **Source:** Frankle and Carbin, "The lottery ticket hypothesis", ICLR 2019, arXiv 1803.03635; rewinding to a step: Frankle
     et al., ICML 2020, arXiv 1912.05671; learning-rate rewinding: Renda et al., ICLR 2020, arXiv 2003.02389; criteria: Zhou et
@@ -60,7 +61,7 @@ class LotteryTicket(Method):
 
     Args:
         density: Fraction of the targeted weights that remains in the last round, in (0, 1]; null: by the rates below.
-            Default 0.1: ours.
+            Default 0.1: ours. With one, the rates must be left at their defaults; without one, the scope.
         rounds: Trainings, at least 2. Default 5: ours.
         scope: ``global`` (default), ``uniform`` (the same density in every layer), ``erk`` or ``er``, for a density.
         conv_rate: Share of a convolution's remaining weights that a pruning removes when ``density`` is null, in [0, 0.99].
@@ -76,7 +77,7 @@ class LotteryTicket(Method):
         rewind_step: Optimizer step that later rounds begin at, for ``step`` (at least 1) and ``none``. Default 0.
 
     Raises:
-        HyperparameterError: A field is out of range, or ``rewind_step`` is no step of a round.
+        HyperparameterError: A field is out of range or without effect, or ``rewind_step`` is no step of a round.
     """
 
     name: ClassVar[str] = "lottery-ticket"
@@ -99,6 +100,14 @@ class LotteryTicket(Method):
         check_choice(self.name, "scope", self.scope, SCOPES)
         for field in ("conv_rate", "linear_rate", "output_rate"):
             check_range(self.name, field, getattr(self, field), 0.0, 0.99)
+        unused = ("scope",) if self.density is None else ("conv_rate", "linear_rate", "output_rate")
+        for field in unused:
+            if getattr(self, field) != getattr(type(self), field):
+                raise HyperparameterError(
+                    f"{self.name}: {field} acts only {'with' if self.density is None else 'without'} a density, got "
+                    f"{getattr(self, field)!r} and density {self.density!r}; leave {field} out, or set density "
+                    f"{'to a number' if self.density is None else 'to null'}"
+                )
         check_choice(self.name, "criterion", self.criterion, get_args(Criterion))
         check_flag(self.name, "same_sign", self.same_sign)
         check_choice(self.name, "rewind", self.rewind, get_args(Rewind))
@@ -121,8 +130,6 @@ class LotteryTicket(Method):
 
     def setup(self, s: Sparsifier) -> None:
         """Install full masks; keep the initial values where they will be needed."""
-        if self.density is not None:
-            promised(s.targets, self.density)  # before any training: is it a weight at all?
         for target in s.targets:
             s.install_mask(target)
         if self.rewind in ("init", "reinit") or self.same_sign or self.criterion not in _OF_FINAL_WEIGHTS:
@@ -150,15 +157,11 @@ class LotteryTicket(Method):
             return False
         for target, mask in zip(s.targets, self._masks(s), strict=True):
             s.set_mask(target, mask)
-            if not bool(mask.any()):
-                s.note(f"no weight of {target.name} remains after round {s.round}")
         if self.rewind != "none":
             s.restore_values("rewind" if self.rewind == "step" else "start")
         if self.rewind == "reinit":
             for target in s.targets:
-                order = Stream(s.seed, "reinit", target.name, s.round).permutation(target.size)
-                values = _initial(s, target).flatten()[torch.from_numpy(order).to(target.parameter.device)]
-                target.parameter.data.copy_(values.reshape(target.shape) * target.mask)
+                target.parameter.data.copy_(self._initial(s, target, s.round + 1) * target.mask)
         return True
 
     def _masks(self, s: Sparsifier) -> list[Tensor]:
@@ -183,17 +186,20 @@ class LotteryTicket(Method):
         elif self.criterion in _OF_FINAL_WEIGHTS:
             score = final.abs() if self.criterion == "large-final" else -final.abs()
         else:
-            score = _compared(self.criterion, _initial(s, target), final, mask)
+            score = _compared(self.criterion, self._initial(s, target, s.round), final, mask)
         if self.same_sign:
-            flipped = _initial(s, target) * final < 0
+            flipped = self._initial(s, target, s.round).sign() * final.sign() < 0
             score = score.masked_fill(flipped, torch.finfo(score.dtype).min)
         return score.masked_fill(~mask, -torch.inf)
 
-
-def _initial(s: Sparsifier, target: Target) -> Tensor:
-    """The initial weight of a target; of tied weights one name is kept."""
-    keys = [f"start/{site.name}" for site in target.sites]
-    return s.state[next(key for key in keys if key in s.state)]
+    def _initial(self, s: Sparsifier, target: Target, number: int) -> Tensor:
+        """The initial weight of a target in a round, before its mask: with ``reinit``, each round has one of its own."""
+        keys = [f"start/{site.name}" for site in target.sites]  # of tied weights one name is kept
+        values = s.state[next(key for key in keys if key in s.state)]
+        if self.rewind != "reinit" or number == 0:
+            return values
+        order = torch.from_numpy(Stream(s.seed, "reinit", target.name, number - 1).permutation(target.size))
+        return values.flatten()[order.to(values.device)].reshape(target.shape)
 
 
 def _compared(criterion: str, initial: Tensor, final: Tensor, mask: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self, get_args
 import torch
 from torch import nn
 
-from supermask.core.method import Method, check_choice, check_density, check_range
+from supermask.core.method import Method, check_choice, check_count, check_density, check_range
 from supermask.core.registry import register
 from supermask.core.select import SCOPES, Scope, masks_by_score
 from supermask.core.sparsifier import Sparsifier
@@ -42,8 +42,10 @@ class Magnitude(Method):
         density: Fraction of the targeted weights that remains at the end, in (0, 1]. Default 0.1: ours.
         schedule: ``gradual`` (default) or ``one-shot``.
         scope: ``uniform`` (default, the original's), ``global``, ``erk`` or ``er``.
-        initial_density: Density at ``begin`` of a gradual schedule, in (0, 1]. Default 1: the original's.
-        begin: Progress of the first event, in [0, 1). 0 prunes at ``attach``, before the first step.
+        initial_density: Density at ``begin`` of a gradual schedule, in (0, 1]. Default 1: the original's. Unused, as are
+            ``end`` and ``every``, by ``one-shot``.
+        begin: Progress of the first event, in [0, 1). 0 prunes at ``attach``, before the first step; anything else after a
+            step, the first one at the earliest. Of a single step the last event is all there is.
         end: Progress of the last event of a gradual schedule, in (begin, 1]. Default 0.75: ours.
         every: Optimizer steps between events of a gradual schedule. Default 100: the original's order.
 
@@ -76,8 +78,7 @@ class Magnitude(Method):
             raise HyperparameterError(
                 f"{self.name}: initial_density must be at least density ({self.density!r}), got {self.initial_density!r}"
             )
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise HyperparameterError(f"{self.name}: every must be a positive number of steps, got {self.every!r}")
+        check_count(self.name, "every", self.every, "steps")
 
     @classmethod
     def examples(cls, model: nn.Module) -> tuple[Self, ...]:
@@ -98,7 +99,13 @@ class Magnitude(Method):
         if self.schedule == "one-shot":
             if s.step == max(begin, 1) and self.begin > 0.0:
                 self._prune(s, self.density)
-        elif s.step == end:
+            return
+        if s.step == 1 and begin + self.every >= end:
+            s.note(
+                f"{self.name}: no event between the first and the last: every={self.every:,} steps, and they are at step "
+                f"{begin:,} and step {end:,}; lower every, or train longer"
+            )
+        if s.step == end:
             self._prune(s, self.density)
         elif begin <= s.step < end and (s.step - begin) % self.every == 0:
             now = cubic(s.step, start=begin, end=end, initial=self.initial_density, final=self.density)
@@ -106,7 +113,7 @@ class Magnitude(Method):
 
     def _event_steps(self, total_steps: int) -> tuple[int, int]:
         """Steps of the first and the last event; the last comes after the first, and no later than the last step."""
-        begin = min(round(self.begin * total_steps), total_steps - 1)
+        begin = min(max(1, round(self.begin * total_steps)) if self.begin > 0.0 else 0, total_steps - 1)
         return begin, max(begin + 1, round(self.end * total_steps))
 
     def _prune(self, s: Sparsifier, density: float) -> None:

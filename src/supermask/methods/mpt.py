@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Self, get_args
 
 import torch
 from torch import nn
 
-from supermask.core.initialize import starting_score, starting_weight
+from supermask.core.batchnorm import BatchNorm
+from supermask.core.initialize import density_factors, starting_score, starting_weight
 from supermask.core.method import Method, check_choice, check_density, check_initializer, check_range
 from supermask.core.parametrizations import Selected
 from supermask.core.registry import register
@@ -17,8 +18,8 @@ from supermask.core.select import SCOPES, Scope, masks_by_learnt_score, selected
 from supermask.core.sparsifier import Sparsifier
 from supermask.tensors.initializers import DensityScale, Initializer, density_factor
 from supermask.tensors.schedules import cubic
+from supermask.tensors.scores import wide
 
-BatchNorm = Literal["non-affine", "trained"]
 RAMP_FROM = 0.5
 
 
@@ -51,11 +52,12 @@ class MPT(Method):
 
     Args:
         density: Fraction of the targeted weights that remains, in (0, 1]. Default 0.2: the paper's ResNet-18.
-        scope: ``uniform`` (default, the paper's), ``global`` (with the ramp) or ``erk``.
+        scope: ``uniform`` (default, the paper's), ``global`` (with the ramp), ``erk`` or ``er``.
         ramp: Share of training over which a global density falls, in [0, 1]; 0: at once. Default 0.1: ten of the code's
-            100 epochs.
-        scale: Factor on W, and so on alpha: ``none`` (default), ``kept``: sqrt(1 / density), ``pruned-bug``:
-            sqrt(1 / (1 - density)), what the published configurations of scaled weights really compute.
+            100 epochs. Unused by the other scopes.
+        scale: Factor on drawn W, and so on alpha (given or kept weights are taken as they are): ``none`` (default: ours),
+            ``kept``: sqrt(1 / density), the density being the layer's own under ``erk`` and ``er``; ``pruned-bug``:
+            sqrt(1 / (1 - density)), what most of the published configurations really compute.
         batchnorm: ``non-affine`` (default): scale and shift stay as they are, statistics are collected; ``trained``: the
             paper's "+BN".
         weights: Initialiser of W. Default He normal: most of the published configurations.
@@ -93,13 +95,12 @@ class MPT(Method):
 
     def setup(self, s: Sparsifier) -> None:
         """Draw weights and scores, choose the first masks."""
-        factor = density_factor(self.scale, self.density)
-        for target in s.targets:
+        factors = density_factors(s, self.scale, self.density, self.scope)
+        for target, factor in zip(s.targets, factors, strict=True):
             weight = starting_weight(s, target, self.weights) * factor
             sign = torch.where(weight < 0, -1.0, 1.0).to(weight)
             s.install_score(target, Selected(sign, slope=weight, scaled=True), starting_score(s, target, self.scores))
-        if self.batchnorm == "non-affine":
-            s.freeze_batchnorm(statistics=False)
+        s.freeze_batchnorm(self.batchnorm)
         self.after_step(s)
 
     def after_step(self, s: Sparsifier) -> None:
@@ -107,7 +108,8 @@ class MPT(Method):
         masks = masks_by_learnt_score(s.targets, self._density(s.progress), self.scope)
         for target, mask in zip(s.targets, masks, strict=True):
             installed = selected(target)
-            kept = (installed.frozen_weight().abs() * mask).sum()
+            weight = installed.frozen_weight()
+            kept = (weight.abs() * mask).sum(dtype=wide(weight.dtype))  # a sum of float16 ends at 65,504
             installed.select(mask, kept / torch.count_nonzero(mask).clamp(min=1))
 
     def _density(self, progress: float) -> float:

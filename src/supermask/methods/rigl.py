@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Self
 
 from torch import nn
 
-from supermask.core.method import Method, check_choice, check_count, check_density, check_flag, check_range
+from supermask.core.method import Method, check_flag
+from supermask.core.moving import Anneal, check_moving, fraction_due
 from supermask.core.registry import register
-from supermask.core.select import LAWS, Law, random_masks
+from supermask.core.select import Law, random_masks
 from supermask.core.sparsifier import Sparsifier
 from supermask.errors import DivergedError
 from supermask.tensors import regrow
-from supermask.tensors.schedules import cosine
-
-Anneal = Literal["cosine", "constant"]
 
 
 @register
@@ -24,17 +22,19 @@ class RigL(Method):
     """RigL: every so often the smallest weights go, and as many come back where the dense gradient is largest.
 
     Update: at a step t that is a multiple of ``every`` and ``t < T = end * total_steps``, in each layer with ``n`` active
-    weights, ``floor(f * n)`` of the smallest ``|weight|`` are dropped, ``f = alpha / 2 * (1 + cos(pi * t / T))``, and as many
-    positions are added that have the largest ``|dL/dweight|`` of all that are not kept, the dropped ones included. Such an
-    update takes the place of the gradient step: the optimizer moves nothing. A connection that is dropped and added again in
-    one update keeps its value and its momentum; others start at 0 with a momentum of 0. A layer's count never changes.
+    weights, ``floor(f * n)`` of the smallest ``|weight|`` are dropped, ``f = alpha / 2 * (1 + cos(pi * t / T))``, and as
+    many positions are added that have the largest ``|dL/dweight|`` of all that are not kept, the dropped ones included.
+    Such an update takes the place of the gradient step: the optimizer moves nothing. A connection that is dropped and added
+    again in one update keeps its value and its momentum; others start at 0 with a momentum of 0. A layer's count never
+    changes. Where every layer is dense there are no updates, and all steps are gradient steps.
 
-    **Source:** Evci et al., "Rigging the Lottery: making all tickets winners", ICML 2020, arXiv 1911.11134;
-    google-research/rigl, commit d39fc7d.
+    **Source:** Utku Evci, Trevor Gale, Jacob Menick, Pablo Samuel Castro, Erich Elsen, "Rigging the Lottery: making all
+    tickets winners", ICML 2020, arXiv 1911.11134; google-research/rigl, commit d39fc7d.
 
     **Differs:** the first update is at step ``every``, because gradients of an untrained network rank by chance; the authors'
     code begins at step 0 (``update_at_start``). There an update does not count as a step; here it does, so that a run has the
-    batches of every other method. Ranks are exact with ties by position, where the code adds noise to break them. Hidden
+    batches of every other method. The last update comes before step T; the paper's may be at T, where its cosine drops
+    nothing. Ranks are exact with ties by position, where the code adds noise to break them. Hidden
     weights are 0 and see no weight decay. The promised density is that of all targets together; the paper's uniform law
     leaves the dense first layer out of it. Gradients are masked right before the optimizer's step: a norm that
     is clipped before includes those of hidden weights.
@@ -69,13 +69,7 @@ class RigL(Method):
     update_at_start: bool = False
 
     def __post_init__(self) -> None:
-        check_density(self.name, self.density)
-        check_choice(self.name, "scope", self.scope, LAWS)
-        check_flag(self.name, "first_dense", self.first_dense)
-        check_range(self.name, "drop_fraction", self.drop_fraction, 0.0, 1.0, open_low=True)
-        check_choice(self.name, "anneal", self.anneal, get_args(Anneal))
-        check_count(self.name, "every", self.every, "steps")
-        check_range(self.name, "end", self.end, 0.0, 1.0, open_low=True)
+        check_moving(self)
         check_flag(self.name, "update_at_start", self.update_at_start)
 
     @classmethod
@@ -92,14 +86,10 @@ class RigL(Method):
 
     def before_step(self, s: Sparsifier) -> None:
         """Move connections when an update is due; the optimizer then moves nothing."""
-        if s.step % self.every or (s.step == 0 and not self.update_at_start):
+        fraction = fraction_due(s, self)
+        if fraction is None or (s.step == 0 and not self.update_at_start):
             return
-        assert s.total_steps is not None
-        end = round(self.end * s.total_steps)
-        if s.step >= end:
-            return
-        constant = self.anneal == "constant"
-        fraction = self.drop_fraction if constant else cosine(s.step, end=end, initial=self.drop_fraction)
+        moved = False
         for target in s.targets:
             weight, gradient = target.parameter.detach(), target.parameter.grad
             active = regrow.active_positions(target.mask)
@@ -112,4 +102,6 @@ class RigL(Method):
             except ValueError as error:
                 raise DivergedError(f"training diverged: {target.name} or its gradient holds NaN") from error
             s.set_mask(target, mask)
-        s.skip_step()
+            moved = True
+        if moved:
+            s.skip_step()

@@ -8,19 +8,18 @@ from typing import ClassVar, Literal, Self, get_args
 import torch
 from torch import nn
 
-from supermask.core.method import Method, check_choice, check_count, check_density, check_flag, check_range
+from supermask.core.method import Method, check_choice
+from supermask.core.moving import Anneal, check_moving, fraction_due
 from supermask.core.registry import register
-from supermask.core.select import LAWS, Law, random_masks
+from supermask.core.select import Law, random_masks
 from supermask.core.sparsifier import Sparsifier
 from supermask.core.targets import Target
 from supermask.errors import DivergedError
 from supermask.tensors import regrow
 from supermask.tensors.philox import Stream
-from supermask.tensors.schedules import cosine
 from supermask.tensors.topk import holds_nan
 
 Drop = Literal["by-sign", "magnitude"]
-Anneal = Literal["constant", "cosine"]
 NewWeights = Literal["random", "zero"]
 
 
@@ -30,16 +29,18 @@ class SET(Method):
     """Sparse evolutionary training: every so often the smallest weights go, and as many come back at random places.
 
     Update: after the gradient step t, where ``t`` is a multiple of ``every`` and ``t < end * total_steps``, in each layer:
-    of ``n`` active weights ``floor(zeta * n)`` are dropped, and as many positions are drawn from all that are not active now.
-    The dropped ones are among them, as in the original. A layer's count never changes.
+    of ``p`` active weights that are not negative ``floor(zeta * p)`` are dropped, of ``n`` negative ones ``floor(zeta * n)``
+    (``drop: magnitude``: of all ``a`` active ones ``floor(zeta * a)``), and as many positions are drawn from all that are not
+    active now. The dropped ones are among them, as in the original. A layer's count never changes.
 
-    **Source:** Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by
-    network science", Nature Communications 2018, arXiv 1707.04780; ``new_weights: zero`` with ``drop: magnitude`` is the
-    baseline of google-research/rigl, commit d39fc7d.
+    **Source:** Decebal Constantin Mocanu, Elena Mocanu, Peter Stone, Phuong H. Nguyen, Madeleine Gibescu, Antonio Liotta,
+    "Scalable training of artificial neural networks with adaptive sparse connectivity inspired by network science", Nature
+    Communications 2018, arXiv 1707.04780; ``new_weights: zero`` with ``drop: magnitude`` is the baseline of
+    google-research/rigl, commit d39fc7d.
 
     **Differs:** exact counts instead of a histogram or a draw per entry; an event every ``every`` steps, where the original
-    has one an epoch; after the last step nothing moves, so that every weight that remains has trained. New weights are normal
-    with the standard deviation that the layer's weights had at ``attach``; the original's is a constant.
+    has one an epoch; after the last step nothing moves. New weights are normal with the standard deviation that the layer's
+    weights had at ``attach``; the original's is a constant.
 
     **Cost:** a static mask's step, and an event: a selection among the active weights of each layer. Memory: a byte a weight.
 
@@ -73,13 +74,7 @@ class SET(Method):
     new_weights: NewWeights = "random"
 
     def __post_init__(self) -> None:
-        check_density(self.name, self.density)
-        check_choice(self.name, "scope", self.scope, LAWS)
-        check_flag(self.name, "first_dense", self.first_dense)
-        check_range(self.name, "drop_fraction", self.drop_fraction, 0.0, 1.0, open_low=True)
-        check_choice(self.name, "anneal", self.anneal, get_args(Anneal))
-        check_count(self.name, "every", self.every, "steps")
-        check_range(self.name, "end", self.end, 0.0, 1.0, open_low=True)
+        check_moving(self)
         check_choice(self.name, "drop", self.drop, get_args(Drop))
         check_choice(self.name, "new_weights", self.new_weights, get_args(NewWeights))
 
@@ -98,13 +93,10 @@ class SET(Method):
             s.install_mask(target, mask)
 
     def after_step(self, s: Sparsifier) -> None:
-        """Move connections when an event is due."""
-        assert s.total_steps is not None
-        end = round(self.end * s.total_steps)
-        if s.step % self.every or s.step >= end:
+        """Move connections when an event is due; not in steps that were left out, after which nothing trains."""
+        fraction = fraction_due(s, self)
+        if fraction is None or s.catching_up:
             return
-        constant = self.anneal == "constant"
-        fraction = self.drop_fraction if constant else cosine(s.step, end=end, initial=self.drop_fraction)
         for target in s.targets:
             self._move(s, target, fraction)
 

@@ -108,8 +108,7 @@ class SignedSupermask(Method):
                 fixed_thresholds=self.threshold_rule != "variable",
             )
             s.install_score(target, scored, score)
-        if self.batchnorm == "frozen":
-            s.freeze_batchnorm()
+        s.freeze_batchnorm(self.batchnorm)
 
     def after_step(self, s: Sparsifier) -> None:
         """Move variable thresholds."""

@@ -52,7 +52,8 @@ class Snip(Method):
     Args:
         density: Fraction of the targeted weights that remains, in (0, 1]. Default 0.1: the paper's study of initialisations.
         scope: ``global`` (default, the paper's), ``uniform``, ``erk`` or ``er``: rank within shares of each layer.
-        biases: Whether the biases of the targeted layers are pruned and counted, too. Default false; true: the authors' code.
+        biases: Whether the biases of the targeted layers are pruned and counted, too; only with ``scope="global"``, as the
+            other scopes' shares are made for matrices. Default false; true: the authors' code.
         reuse_init: Whether the score is computed on the very weights that are trained. Default true; false: the authors' code.
         score_init: With ``reuse_init=False``, the initialiser of the draw that the score is computed on. Default null: a
             truncated normal with variance 1 / fan_in, the authors' code ("vs").
@@ -65,8 +66,9 @@ class Snip(Method):
         min_per_layer: Fewest weights that each layer keeps, against layer collapse, >= 0. Default 0: off, as in the paper.
 
     Raises:
-        HyperparameterError: A field is out of range, or ``score_init`` is given though ``reuse_init`` is true.
-        DataError: The data holds fewer than ``batch_size`` examples.
+        HyperparameterError: A field is out of range, ``score_init`` is given though ``reuse_init`` is true, or ``biases`` is
+            true with shares of each layer.
+        DataError: The data holds fewer than ``batch_size`` examples, or a batch norm has nothing to take statistics of.
         DivergedError: Loss or gradient are not finite.
     """
 
@@ -94,6 +96,11 @@ class Snip(Method):
         if self.score_init is not None and self.reuse_init:
             raise HyperparameterError(
                 f"{self.name}: score_init is the draw that replaces the model's weights while scoring; set reuse_init to false"
+            )
+        if self.biases and self.scope != "global":
+            raise HyperparameterError(
+                f"{self.name}: biases ranks biases among all weights, but scope {self.scope!r} gives each tensor a share "
+                "of its own; set biases to false or scope to global"
             )
 
     @classmethod

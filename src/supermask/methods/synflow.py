@@ -45,8 +45,8 @@ _REFUSED: Final[tuple[tuple[tuple[type[nn.Module], ...], str], ...]] = (
 class SynFlow(Method):
     """SynFlow: before training and without data, prune step by step what carries the least flow through the network.
 
-    Update, for t = 1 … T = ``iterations``, with every parameter and buffer replaced by its absolute value, c the mask of the
-    step before (c = 1 at first), one input of ones and batch norms in inference mode, in float64::
+    Update, for t = 1 … T = ``iterations``, with every parameter and buffer of real numbers replaced by its absolute value, c
+    the mask of the step before (c = 1 at first), one input of ones and batch norms in inference mode, in float64::
 
         R         = sum of the outputs
         score     = |w * dR/dw| at the weights c * |w|
@@ -161,10 +161,11 @@ class SynFlow(Method):
 
 
 def _positive(model: nn.Module) -> nn.Module:
-    """A float64 copy in inference mode with the absolute values of all parameters and buffers."""
+    """A float64 copy in inference mode with the absolute values of all parameters and buffers that hold real numbers."""
     positive = copy.deepcopy(model).double().eval().requires_grad_(False)
     for tensor in (*positive.parameters(), *positive.buffers()):
-        tensor.copy_(tensor.abs())
+        if tensor.is_floating_point():  # flags and indices are no part of the flow
+            tensor.copy_(tensor.abs())
     return positive
 
 
@@ -176,9 +177,9 @@ def _require_linear(positive: nn.Module, ones: Tensor) -> None:
     once, twice = _flow(homogeneous, ones), _flow(homogeneous, 2.0 * ones)
     if not bool(torch.isclose(twice, 2.0 * once, rtol=1e-6, atol=0.0)):
         raise UnsupportedModuleError(
-            "synflow does not support this model: without biases, twice the input gives "
-            f"{twice.item() / once.item():.3g} times the output, so the flow is not conserved; its forward has a part that is "
-            "not linear for positive inputs, for example tanh, a softmax or a normalisation of each example"
+            "synflow does not support this model: without biases, an input of ones gives the output "
+            f"{once.item():.3g}, one of twos {twice.item():.3g}, not twice as much, so the flow is not conserved; its forward "
+            "has a part that is not linear for positive inputs, for example tanh, a softmax or a normalisation of each example"
         )
 
 

@@ -34,8 +34,8 @@ class ZhouSupermask(Method):
     Update, per layer of n entries, with frozen weight W, learnt score s, p = sigmoid(s) and G = dL/dweight::
 
         m      ~ Bernoulli(p)                              drawn anew for every step
-        weight = W * m * c       c = n / sum(m)            dynamic weight rescaling
-        dL/ds  = (c * G * W  -  c / sum(m) * sum(G * W * m)) * p * (1 - p)
+        weight = W * m * c       c = n / max(1, sum(m))    dynamic weight rescaling
+        dL/ds  = (c * G * W  -  c / max(1, sum(m)) * sum(G * W * m)) * p * (1 - p)
 
     The second term is the gradient through c, absent with ``rescale: detached``; ``none`` sets c = 1. The density is not
     controlled: it follows from the scores, and ``initial_probability`` is its only handle.
@@ -46,9 +46,10 @@ class ZhouSupermask(Method):
     **Differs:** (1) One draw a step, which all forward passes of it share; the code draws in every forward pass. (2) The
     signed constant is computed once, from the weights that are there at the start. (3) The code's Glorot normal is cut at
     two standard deviations; whether its version of TensorFlow corrected the deviation for the cut is not known: ours is
-    corrected. (4) Masks come from torch's generator, seeded for each step and target: a CPU and a GPU draw different
-    ones. (5) Biases and other parameters that are not targeted train as usual; the paper froze them at zero, which
-    ``requires_grad_(False)`` before ``attach`` does. (6) The paper keeps no mask: ``final`` says which one is left here.
+    corrected. (4) Masks come from torch's generator, seeded for each step and target: a CPU and a GPU draw different ones.
+    (5) Biases and other parameters that are not targeted train as usual; the paper froze them at zero: set them to zero and
+    call ``requires_grad_(False)`` on them before ``attach``. (6) The paper keeps no mask: ``final`` says which one is left
+    here.
 
     **Cost:** per step one random number and about fifteen more passes over the weights: on a CPU more than another dense
     step for the FCN at batch 128, little for convolutions. Memory: 5 bytes a weight more than dense training. A test
@@ -60,9 +61,9 @@ class ZhouSupermask(Method):
         values: ``signed-constant`` (default, the paper's best): W = ±std of the layer's weights. ``drawn``: W as drawn.
         rescale: ``through`` (default, the authors' code), ``detached`` or ``none``.
         initial_probability: p at the start, in (0, 1). Default 0.5: a score of 0, the authors' default; smaller is sparser.
-        draws: Masks that a test is averaged over, with ``mode: sample``. Default 10: the paper's.
-        final: What ``finalize`` keeps with ``mode: sample``. ``drawn`` (default): the mask drawn after the last step.
-            ``rounded``: entries of p > 0.5 from the last step on, and the last test is one of this mask.
+        draws: Masks that a test is averaged over, with ``mode: sample``; unused by ``round``. Default 10: the paper's.
+        final: What ``finalize`` keeps with ``mode: sample``; unused by ``round``. ``drawn`` (default): the mask drawn after
+            the last step. ``rounded``: entries of p > 0.5 from the last step on, and the last test is one of this mask.
         weights: Initialiser of W. Default Glorot normal, cut: the authors'.
 
     Raises:
@@ -110,7 +111,7 @@ class ZhouSupermask(Method):
                 weight = self._signed_constant(target, weight)
             score = s.initial_score(target)
             if score is None:
-                score = torch.full_like(weight, math.log(p / (1.0 - p)))
+                score = torch.full(target.shape, math.log(p / (1.0 - p)), dtype=torch.float64)
             rescale, through = self.rescale != "none", self.rescale == "through"
             s.install_score(target, Sampled(weight, soft=self.mode == "round", rescale=rescale, through=through), score)
         self._draw(s, "mask", 0)
@@ -136,7 +137,8 @@ class ZhouSupermask(Method):
         return {f"{target.name}.probability": torch.sigmoid(target.parameter.detach()) for target in s.targets}
 
     def _is_final(self, s: Sparsifier) -> bool:
-        return self.mode == "sample" and self.final == "rounded" and s.step == s.total_steps
+        ended = s.total_steps is not None and s.step >= s.total_steps
+        return ended and self.mode == "sample" and self.final == "rounded"
 
     def _draw(self, s: Sparsifier, *purpose: str | int) -> None:
         for target in s.targets:

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal, get_args
 
 import torch
 from torch.optim import Optimizer
@@ -17,26 +17,54 @@ from supermask.optim import _checks
 from supermask.optim._fused import can_fuse
 from supermask.optim.sgdw import SGDW
 
+DecayOn = Literal["all", "no-norms", "no-biases", "weights"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(abc.ABC):
-    """Hyper-parameters of one optimizer. Values are checked when it is made."""
+    """Hyper-parameters of one optimizer. Values are checked when it is made.
+
+    ``decay_on`` says what weight decay acts on, as in ``Sparsifier.param_groups``, which makes the groups that :meth:`build`
+    then takes: ``all``; ``no-norms``: not the parameters of norms; ``no-biases``: nothing whose name says bias; ``weights``:
+    tensors of two dimensions or more outside of norms.
+    """
 
     name: ClassVar[str]
 
     lr: float
     weight_decay: float = 0.0
+    decay_on: DecayOn = "all"
 
     def __post_init__(self) -> None:
         _checks.real("lr", self.lr, above=0.0, hint="a finite number > 0 (0.1 or 0.01 are usual)")
         _checks.weight_decay(self.weight_decay)
+        if self.decay_on not in get_args(DecayOn):
+            raise HyperparameterError(f"decay_on must be one of {', '.join(get_args(DecayOn))}; got {self.decay_on!r}")
+
+    def _given(self, params: Iterable[Any]) -> list[Any]:
+        """What the optimizer is built on, refused where it cannot hold what ``decay_on`` says."""
+        given = list(params)
+        if self.decay_on != "all" and not all(isinstance(group, dict) for group in given):
+            raise HyperparameterError(
+                f"decay_on is {self.decay_on!r}, which bare parameters do not tell: build on "
+                f"sparsifier.param_groups(decay_on={self.decay_on!r})"
+            )
+        return given
+
+    def _options(self) -> dict[str, Any]:
+        """The fields that torch's optimizer takes."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "decay_on"}
 
     @abc.abstractmethod
     def build(self, params: Iterable[Any]) -> Optimizer:
         """Make the optimizer; the fused kernel is used where the device has one.
 
         Args:
-            params: Parameters or parameter groups, as any torch optimizer takes them.
+            params: Parameters or parameter groups, as any torch optimizer takes them; groups where ``decay_on`` leaves
+                something out.
+
+        Raises:
+            HyperparameterError: ``decay_on`` leaves something out, but ``params`` are no groups.
         """
 
 
@@ -57,7 +85,7 @@ class SGDConfig(OptimizerConfig):
 
     def build(self, params: Iterable[Any]) -> torch.optim.SGD:
         """Make the optimizer."""
-        params = list(params)
+        params = self._given(params)
         return torch.optim.SGD(
             params,
             lr=self.lr,
@@ -85,6 +113,7 @@ class SGDWConfig(OptimizerConfig):
 
     def build(self, params: Iterable[Any]) -> SGDW:
         """Make the optimizer."""
+        params = self._given(params)
         return SGDW(params, self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay)
 
 
@@ -107,11 +136,10 @@ class AdamConfig(OptimizerConfig):
         object.__setattr__(self, "betas", tuple(self.betas))
         _checks.real("eps", self.eps, above=0.0, hint="a number > 0 (1e-8 is usual)")
 
-    def build(self, params: Iterable[Any]) -> torch.optim.Adam:
+    def build(self, params: Iterable[Any]) -> Optimizer:
         """Make the optimizer."""
-        params = list(params)
-        options: dict[str, Any] = dataclasses.asdict(self)
-        return torch.optim.Adam(params, **options, fused=_fused(params))
+        params = self._given(params)
+        return torch.optim.Adam(params, **self._options(), fused=_fused(params))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,13 +152,55 @@ class AdamWConfig(AdamConfig):
 
     def build(self, params: Iterable[Any]) -> torch.optim.AdamW:
         """Make the optimizer."""
-        params = list(params)
-        options: dict[str, Any] = dataclasses.asdict(self)
-        return torch.optim.AdamW(params, **options, fused=_fused(params))
+        params = self._given(params)
+        return torch.optim.AdamW(params, **self._options(), fused=_fused(params))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AMSGradConfig(AdamConfig):
+    """``torch.optim.Adam`` with ``amsgrad``: divides by the largest second moment so far."""
+
+    name: ClassVar[str] = "amsgrad"
+
+    def build(self, params: Iterable[Any]) -> torch.optim.Adam:
+        """Make the optimizer."""
+        params = self._given(params)
+        return torch.optim.Adam(params, **self._options(), amsgrad=True, fused=_fused(params))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RAdamConfig(AdamConfig):
+    """``torch.optim.RAdam``: Adam that begins without its second moment, until enough of it is known. Never fused."""
+
+    name: ClassVar[str] = "radam"
+
+    def build(self, params: Iterable[Any]) -> torch.optim.RAdam:
+        """Make the optimizer."""
+        return torch.optim.RAdam(self._given(params), **self._options())
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdagradConfig(OptimizerConfig):
+    """``torch.optim.Adagrad``: divides by the root of the sum of all squared gradients."""
+
+    name: ClassVar[str] = "adagrad"
+
+    lr: float = 0.01
+    eps: float = 1e-10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.real("eps", self.eps, above=0.0, hint="a number > 0 (1e-10 is usual)")
+
+    def build(self, params: Iterable[Any]) -> torch.optim.Adagrad:
+        """Make the optimizer."""
+        params = self._given(params)
+        return torch.optim.Adagrad(params, **self._options(), fused=_fused(params))
 
 
 OPTIMIZERS: Final[dict[str, type[OptimizerConfig]]] = {
-    config.name: config for config in (SGDConfig, SGDWConfig, AdamConfig, AdamWConfig)
+    config.name: config
+    for config in (SGDConfig, SGDWConfig, AdamConfig, AdamWConfig, AMSGradConfig, RAdamConfig, AdagradConfig)
 }
 
 
@@ -138,7 +208,7 @@ def build_optimizer(name: str, params: Iterable[Any], **options: Any) -> Optimiz
     """Make an optimizer by name.
 
     Args:
-        name: ``sgd``, ``sgdw``, ``adam`` or ``adamw``.
+        name: ``sgd``, ``sgdw``, ``adam``, ``adamw``, ``amsgrad``, ``radam`` or ``adagrad``.
         params: Parameters or parameter groups.
         **options: Fields of the dataclass of that name, see :data:`OPTIMIZERS`.
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from supermask.errors import ConfigError
+from supermask.report.path import Path
 from supermask.report.quoted import Quote
+from supermask.report.ranking import Ranking
 from supermask.report.summary import Row, repeated_seeds
 
 FORMATS: Final = ("text", "markdown", "latex", "csv", "json")
@@ -42,6 +44,8 @@ class Content:
         literature: Published numbers that get a table of their own, with the facts behind them (bits, epochs, ...).
         failures: Contents of `failed.json` files.
         missing: How many planned runs have no result and no failure yet.
+        rankings: What `rank` returned.
+        paths: The paths of the rows that have one, where they are asked for.
         remarks: Sentences on the report as a whole, without their full stop.
     """
 
@@ -51,6 +55,8 @@ class Content:
     literature: Sequence[Quote] = ()
     failures: Sequence[Failure] = ()
     missing: int = 0
+    rankings: Sequence[Ranking] = ()
+    paths: Sequence[Path] = ()
     remarks: Sequence[str] = ()
 
     @property
@@ -68,6 +74,8 @@ class View:
         best: Add the best epoch to the tables; CSV and JSON always hold it.
         per_layer: Add the layers of every row and multiply-accumulates; JSON always holds them.
         per_epoch: Add the rows at single epochs, which `summarize` was asked for; JSON always holds them.
+        rank: CSV holds the rankings; the other formats always hold those of the content.
+        path: CSV holds the paths; the other formats always hold those of the content.
 
     Raises:
         ConfigError: `spread` is not one of the known words.
@@ -77,6 +85,8 @@ class View:
     best: bool = False
     per_layer: bool = False
     per_epoch: bool = False
+    rank: bool = False
+    path: bool = False
 
     def __post_init__(self) -> None:
         require_word("spread", self.spread, SPREADS)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Final
 
 from supermask.report.grid import UNKNOWN
 from supermask.report.statistics import ENOUGH_FOR_QUANTILES, Spread
+
+#: What a star means.
+ESTIMATED: Final = f"* n < {ENOUGH_FOR_QUANTILES}: quantiles are estimated by interpolation."
 
 
 def spread(value: Spread | None, kind: str, form: Callable[[float], str]) -> str:
@@ -37,6 +41,11 @@ def mean(value: Spread | None, form: Callable[[float], str]) -> str:
 def percent(fraction: float) -> str:
     """A fraction in per cent, two decimals."""
     return f"{100 * fraction:.2f}"
+
+
+def points(fraction: float) -> str:
+    """A difference of fractions in percentage points with its sign, two decimals."""
+    return f"{100 * fraction:+.2f}"
 
 
 def signed_percent(fraction: float) -> str:

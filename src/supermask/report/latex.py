@@ -23,6 +23,7 @@ _SPECIAL: Final = {
     "≤": r"$\leq$",
     "≥": r"$\geq$",
     "√": r"$\surd$",
+    "†": r"\textdagger{}",
     "µ": r"\textmu{}",
     "\N{NO-BREAK SPACE}": "~",
 }

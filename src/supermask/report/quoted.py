@@ -11,6 +11,7 @@ from supermask.report.summary import Row
 #: Measured quantities in the units of the source -> what one of ours is in them. Quoted shares are per cent.
 FIGURES: Final = {
     "accuracy": 100.0,
+    "accuracy_top5": 100.0,
     "accuracy_best": 100.0,
     "remaining": 100.0,
     "test_loss": 1.0,
@@ -21,13 +22,33 @@ FIGURES: Final = {
 }
 
 #: Figures that sources print with two decimals or more, unless they round to a whole number.
-_SHARES: Final = ("accuracy", "accuracy_best", "remaining")
+_SHARES: Final = ("accuracy", "accuracy_top5", "accuracy_best", "remaining")
 
 #: What ours are called where the quoted cells have another name.
 OURS: Final = {"remaining": "density", "weights": "weights_remaining"}
 
+#: What a method asks for, as sources compare it.
+NEEDS: Final = {
+    "pretraining": "pretraining",
+    "pruning_steps": "pruning steps",
+    "extra_hyperparameters": "more hyper-parameters",
+    "augmented_objective": "more in the loss",
+    "architecture_constraints": "by architecture",
+}
+
 #: Facts that are printed as they stand.
-FACTS: Final = ("bits", "trained_weights", "batchnorm", "start_weights", "epochs")
+FACTS: Final = (
+    *("method", "network", "data", "bits", "trained_weights", "batchnorm", "remaining_of", "start_weights", "epochs"),
+    *NEEDS,
+)
+
+
+#: What shares are of: of ours always the first; the last where a source does not say it.
+TARGETED: Final = "targeted weights"
+NOT_SAID: Final = "not said"
+
+#: The trust in numbers from memory, which nobody has checked.
+RECALLED: Final = "recalled"
 
 
 @dataclass(frozen=True)
@@ -39,6 +60,7 @@ class Quote:
         source: Where the numbers are printed.
         cells: Key of `FIGURES` or `FACTS` -> what is printed there; figures are (mean,) or (mean, low, high), or text: a
             range or a bound.
+        std: Standard deviation of the accuracy, in points; beside a mean alone.
         trust: What kind of source that is; may be empty.
         n: How many runs the numbers come from; None where the source does not say.
         note: One sentence on what the numbers mean; may be empty.
@@ -50,6 +72,7 @@ class Quote:
     label: str
     source: str
     cells: Mapping[str, Any]
+    std: float | None = None
     trust: str = ""
     n: int | None = None
     note: str = ""
@@ -67,6 +90,7 @@ class Quote:
             source=cells["source"],
             trust=cells.get("trust") or "",
             cells=known,
+            std=cells.get("std"),
             n=cells.get("n"),
             note=cells.get("note") or "",
             experiment=experiment,
@@ -79,12 +103,17 @@ class Quote:
         return (self.experiment, self.beside) == (row.experiment, row.label) and not self.runs.isdisjoint(row.runs)
 
     @property
+    def word(self) -> str:
+        """What its line calls it: "recalled" where nobody looked the number up, "quoted" otherwise."""
+        return "recalled" if self.trust == RECALLED else "quoted"
+
+    @property
     def has_figures(self) -> bool:
         """Whether it stands in any table of results; what does not is told in its note alone."""
         return any(key in FIGURES for key in self.cells)
 
     def text(self, key: str) -> str | None:
-        """A cell in the units of the source, not rounded, `mean [low, high]` or text; None where it prints nothing."""
+        """A cell in the units of the source, not rounded: a mean with range or deviation, or text; None: prints nothing."""
         value = self.cells.get(key)
         if value is None:
             return None
@@ -95,6 +124,8 @@ class Quote:
         shown = _fact(mean)
         if band or (key in _SHARES and isinstance(mean, float)):
             shown = f"{mean:,.{max(digits, _digits(mean), 2 if key in _SHARES else 0)}f}"
+        if key == "accuracy" and self.std is not None:
+            return f"{shown} ± {self.std:.{max(2, _digits(self.std))}f}"
         return f"{shown} [{', '.join(f'{end:,.{digits}f}' for end in band)}]" if band else shown
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,7 +147,8 @@ class Quote:
             return None
         numbers = [round(float(number) / FIGURES[key], 12) for number in self.cells[key]]
         low, high = numbers[1:] or (None, None)
-        return {"mean": numbers[0], "low": low, "high": high, "std": None, "n": self.n}
+        std = None if key != "accuracy" or self.std is None else round(self.std / FIGURES[key], 12)
+        return {"mean": numbers[0], "low": low, "high": high, "std": std, "n": self.n}
 
 
 def _figure(value: Any) -> tuple[Any, ...] | str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from supermask.errors import ConfigError
@@ -17,6 +19,8 @@ Metrics = Mapping[str, Sequence[Mapping[str, Any]]]
 
 #: The method name that marks a baseline.
 DENSE = "dense"
+
+_TEXTS = 3  # of a row that are told to people
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,27 @@ class MetricRow:
 
 
 @dataclass(frozen=True)
+class FullRow:
+    """The dense model behind masks that were only tracked (DessiLBI's), in its last epoch; all None for other methods.
+
+    `best` is its metric in its best epoch, chosen on the test split itself; None where results do not tell.
+    """
+
+    loss: Spread | None
+    accuracy: Spread | None
+    metric: Spread | None
+    best: Spread | None
+
+
+@dataclass(frozen=True)
+class NoteRow:
+    """What a method said to its user, and in how many runs of the row."""
+
+    text: str
+    n: int
+
+
+@dataclass(frozen=True)
 class MacsRow:
     """Multiply-accumulates of the dense model and of what remains, and how they were counted."""
 
@@ -68,12 +93,16 @@ class MacsRow:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """A row at the end of one epoch: the metric on the test split, test loss, remaining over targeted weights."""
+    """A row at the end of one epoch: the metric on the test split, test loss, remaining over targeted weights.
+
+    `full` is the metric of the dense model where masks were only tracked, otherwise None.
+    """
 
     epoch: int
     metric: Spread | None
     test_loss: Spread | None
     density: Spread | None
+    full: Spread | None
 
 
 @dataclass(frozen=True)
@@ -100,8 +129,9 @@ class Row:
     `accuracy` and `accuracy_best` are None when the metric is another; `metric` always holds it. `density` is remaining
     over targeted weights (None without targets); `remaining_of_all` counts the weights that were not targeted as
     remaining. `compression` maps an accounting to 1 - bytes / float32 bytes of the dense model; a dense network has no
-    mask to count, and None there. `machines` are those that trained the runs, as far as is known. `apart` says what
-    tells the row from others of its label.
+    mask to count, and None there. `machines` are those that trained the runs, as far as is known. `rounds` counts the
+    trainings of a run, None where a result of an earlier version does not tell. `apart` says what tells the row from
+    others of its label.
     """
 
     label: str
@@ -140,12 +170,20 @@ class Row:
     setting: str | None
     epochs_trained: Spread
     machines: tuple[str, ...]
+    full: FullRow
+    rounds: Spread | None
+    notes: tuple[NoteRow, ...]
     apart: str = ""
 
     @property
     def n(self) -> int:
         """How many runs the row holds."""
         return len(self.runs)
+
+    @property
+    def trainings(self) -> float:
+        """Rounds of training, the mean over the runs; 1 where a result does not tell."""
+        return 1.0 if self.rounds is None else self.rounds.mean
 
     @property
     def estimated(self) -> bool:
@@ -219,11 +257,28 @@ def repeated_seeds(rows: Iterable[Row]) -> list[str]:
     return sentences
 
 
+def said(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """What the methods said to their users, each text once with the rows and the number of runs that it belongs to.
+
+    Args:
+        rows: The rows.
+        names: What they are called. Of a row that holds more than three texts only the first three are told.
+    """
+    where: dict[str, list[str]] = {}
+    more = []
+    for row, name in zip(rows, names):
+        for note in row.notes[:_TEXTS]:
+            where.setdefault(note.text.removesuffix("."), []).append(f"{name} ({note.n} of {row.n} runs)")
+        if (left := len(row.notes) - _TEXTS) > 0:
+            more.append(f"{name}: {left} further note{'s' * (left > 1)}, told by --json.")
+    return [f"{'; '.join(found)}: {text}." for text, found in where.items()] + more
+
+
 def _setting(result: Result) -> tuple[Any, ...]:
     if "setting" in result:
         return result["experiment"], result["label"], result["setting"]
     keys = ("experiment", "label", "method", "model", "data", "epochs", "n_train")
-    return (*(result[key] for key in keys), _metric(result)["name"], _validation(result), _precision(result))
+    return (*(result[key] for key in keys), metric_of(result)["name"], _validation(result), _precision(result))
 
 
 def _block(result: Result) -> tuple[Any, ...]:
@@ -239,8 +294,8 @@ def _conditions(result: Result) -> str:
     return json.dumps([result["experiment"], result["n_train"], shared], sort_keys=True)
 
 
-def _metric(result: Result) -> Mapping[str, Any]:
-    """The metric of a run; runs of versions that knew only the accuracy have no such entry."""
+def metric_of(result: Result) -> Mapping[str, Any]:
+    """What a run is judged by; runs of versions that knew only the accuracy have no such entry."""
     found: Mapping[str, Any] = result.get("metric") or {"name": "accuracy", "better": "higher", **result["accuracy"]}
     return found
 
@@ -260,7 +315,7 @@ def _row(group: Sequence[Result]) -> Row:
         return Spread.of(value(result) for result in group)
 
     def measured(key: str) -> Spread | None:
-        return spread(lambda result: _metric(result).get(key))
+        return spread(lambda result: metric_of(result).get(key))
 
     accountings = dict.fromkeys(name for result in group for name in result["bytes"])
     trained = spread(lambda result: result["epochs"])
@@ -297,8 +352,8 @@ def _row(group: Sequence[Result]) -> Row:
         extra_time=None,
         layers=_layers(group),
         metric=MetricRow(
-            name=_metric(first)["name"],
-            better=_metric(first)["better"],
+            name=metric_of(first)["name"],
+            better=metric_of(first)["better"],
             last=measured("last"),
             best=measured("best"),
             validation_selected=measured("validation_selected"),
@@ -317,7 +372,22 @@ def _row(group: Sequence[Result]) -> Row:
         setting=first.get("setting"),
         epochs_trained=trained,
         machines=tuple(sorted({_machine_name(machine) for result in group for machine in _machines(result)})),
+        full=FullRow(**{key: spread(partial(_full, key)) for key in ("loss", "accuracy", "metric", "best")}),
+        rounds=spread(lambda result: result.get("rounds")),
+        notes=_notes(group),
     )
+
+
+def _full(key: str, result: Result) -> float | None:
+    """A measure of the dense model behind tracked masks; None without one, and for versions that knew none."""
+    value: float | None = (result.get("full") or {}).get(key)
+    return value
+
+
+def _notes(group: Sequence[Result]) -> tuple[NoteRow, ...]:
+    """Each text once, in the order in which they first appear."""
+    said = Counter(text for result in group for text in dict.fromkeys(result.get("notes", ())))
+    return tuple(NoteRow(text, n) for text, n in said.items())
 
 
 def _shortest(group: Sequence[Result]) -> int:
@@ -341,13 +411,14 @@ def _at_epoch(group: Sequence[Result], epoch: int, metrics: Metrics) -> EpochRow
                 "metrics.jsonl; delete its folder to train it again, or leave the epoch out"
             )
         lines.append(found[-1])
-    key = "test_accuracy" if _metric(group[0])["name"] == "accuracy" else "test_metric"
+    measured = "accuracy" if metric_of(group[0])["name"] == "accuracy" else "metric"
     targeted = [result["counts"]["weights_targeted"] for result in group]
     return EpochRow(
         epoch=epoch,
-        metric=Spread.of(line[key] for line in lines),
+        metric=Spread.of(line[f"test_{measured}"] for line in lines),
         test_loss=Spread.of(line["test_loss"] for line in lines),
         density=Spread.of(line["remaining"] / of if of else None for line, of in zip(lines, targeted)),
+        full=Spread.of(line.get(f"full_{measured}") for line in lines),
     )
 
 

@@ -10,16 +10,28 @@ from supermask.report import form
 from supermask.report.content import FORMATS, Content, Failure, Settings, View, require_word
 from supermask.report.grid import UNKNOWN, Grid, escape_markdown
 from supermask.report.latex import to_latex
-from supermask.report.quoted import FIGURES, Quote
+from supermask.report.names import row_names
+from supermask.report.path import path_grid
+from supermask.report.quoted import FIGURES, NEEDS, NOT_SAID, TARGETED, Quote
+from supermask.report.rank_table import ranking_grids
 from supermask.report.statistics import Spread
-from supermask.report.summary import Row, same_device
+from supermask.report.summary import Row, said, same_device
 from supermask.report.values import to_csv, to_json
 
 #: Short column headers for the accountings of `result.json`.
 ACCOUNTINGS = {"two_bit": "two-bit", "sparse_index": "index", "entropy": "entropy", "packed": "packed"}
 
 
-_ESTIMATED: Final = "* n < 20: quantiles are estimated by interpolation."
+_FULL: Final = (
+    "full: the dense model while its masks are only tracked, in the last such epoch; the other columns are the model under its "
+    "masks."
+)
+
+#: Why runs trained for fewer epochs than planned: of one round, of several.
+_SHORTER: Final = (
+    "the schedule ended training earlier",
+    "further rounds began later than at the first, or the schedule ended earlier",
+)
 
 #: Quantiles, and nothing that has to be asked for.
 DEFAULT = View()
@@ -95,6 +107,8 @@ def build(content: Content, view: View = DEFAULT) -> Document:
     if content.rows or content.quotes:
         results = _Results(content, view)
         grids += results.grids()
+        if (needs := _needs(content.quotes, results.marks)).rows:
+            grids.append(needs)
         if not results.quality().rows:  # no table to print them below
             remarks += _sources(results.silent, results.marks)
     if content.missing:
@@ -117,17 +131,20 @@ class _Results:
 
     def __init__(self, content: Content, view: View) -> None:
         self.rows, self.quotes, self.view = content.rows, content.quotes, view
-        self.names = _names(content.rows)
+        self.rankings, self.paths = content.rankings, content.paths
+        self.names = row_names(content.rows)
+        self.named = {id(row): name for row, name in zip(self.rows, self.names)}
         self.marks = _marks(content.quotes)
         self.silent = [quote for quote in content.quotes if quote.note and not quote.has_figures]
         metrics = list(dict.fromkeys(row.metric.name for row in self.rows)) or ["accuracy"]
+        self.tracked = list(dict.fromkeys(row.metric.name for row in self.rows if row.full.metric))
         short = [name.rpartition(":")[2] for name in metrics]
         self.units = dict(zip(metrics, short if len(set(short)) == len(short) else metrics))
         if "accuracy" in self.units:
             self.units["accuracy"] = "%"
 
     def grids(self) -> list[Grid]:
-        grids = [self.quality()]
+        grids = [self.quality(), *ranking_grids(self.rankings, self.named, self.units, self.view)]
         if any(row.n_validation for row in self.rows):
             grids.append(self.validation())
         if self.view.per_epoch:
@@ -136,6 +153,7 @@ class _Results:
         if self.view.per_layer:
             grids += [self.macs()] if any(row.macs.dense for row in self.rows) else []
             grids += [_layers(row, name) for row, name in zip(self.rows, self.names) if row.layers]
+        grids += [path_grid(path, self.named[id(path.row)]) for path in self.paths]
         return [grid for grid in grids if grid.rows]
 
     def quality(self) -> Grid:
@@ -144,20 +162,26 @@ class _Results:
         columns = [
             _Column("n", lambda row: f"{row.n}{'*' if self.starred(row) else ''}", "n"),
             *self.measured("accuracy ", lambda row: row.metric.last, self.units, "accuracy"),
+            *self.measured("full accuracy ", lambda row: row.full.metric, self.tracked),
             *self.measured("best epoch ", lambda row: row.metric.best, self.units if best else (), "accuracy_best"),
+            *self.measured("full best epoch ", lambda row: row.full.best, self.tracked if self.view.best else ()),
             _Column("test loss", lambda row: form.mean(row.test_loss, form.decimals(4)), "test_loss"),
             _Column("remaining %", lambda row: self.percent(row.density), "remaining"),
         ]
-        notes = []
+        if any("accuracy_top5" in quote.cells for quote in self.quotes):
+            columns.insert(2, _Column("top 5 %", lambda _: UNKNOWN, "accuracy_top5"))
+        notes = _shares(self.quotes, self.marks)
         if any(self.starred(row) for row in self.rows):
-            notes.append(_ESTIMATED)
+            notes.append(form.ESTIMATED)
         if best:
             notes.append("best epoch: chosen on the test set, therefore optimistic; compare by the last epoch.")
+        notes += [_FULL] * bool(self.tracked)
         lower = [self.units[row.metric.name] for row in self.rows if row.metric.better == "lower"]
         notes += [f"{name}: lower is better." for name in dict.fromkeys(lower)]
         for row, name in zip(self.rows, self.names):
             epochs = {q.cells["epochs"] for q in self.quotes if q.is_beside(row) and "epochs" in q.cells} - {row.epochs}
             notes += [f"{name}: {row.epochs:,} epochs here, {number:,} where quoted." for number in sorted(epochs)]
+        notes += said(self.rows, self.names)
         shape = "mean [5 %, 95 %]" if self.view.spread == "quantiles" else "mean ± standard deviation"
         return self.grid(f"Last epoch, {shape} over the runs", columns, notes, told=self.silent)
 
@@ -183,6 +207,7 @@ class _Results:
             "label",
             "epoch",
             *(self.header("accuracy ", name) for name in self.units),
+            *(self.header("full accuracy ", name) for name in self.tracked),
             "test loss",
             "remaining %",
         )
@@ -190,7 +215,10 @@ class _Results:
         for row, name in zip(self.rows, self.names):
             for at in row.at_epochs:
                 value = self.marked(self.value(row, at.metric), at.metric)
-                values = (value if metric == row.metric.name else UNKNOWN for metric in self.units)
+                full = self.marked(self.value(row, at.full), at.full)
+                own = row.metric.name
+                values = [value if metric == own else UNKNOWN for metric in self.units]
+                values += [full if metric == own else UNKNOWN for metric in self.tracked]
                 loss = form.mean(at.test_loss, form.decimals(4))
                 density = self.marked(self.percent(at.density), at.density)
                 lines.append((name, str(at.epoch), *values, loss, density))
@@ -232,8 +260,10 @@ class _Results:
         ]
         if any(row.peak_device_memory for row in self.rows):
             columns.append(_Column("GPU MiB", lambda row: form.mean(row.peak_device_memory, form.mebibytes)))
+        if any(row.trainings > 1 for row in self.rows):
+            columns.insert(0, _Column("rounds", lambda row: form.mean(row.rounds, form.epochs)))
         notes = [
-            f"{name}: {row.epochs:,} epochs planned, the schedule ended training earlier."
+            f"{name}: {row.epochs:,} epochs planned, {_SHORTER[row.trainings > 1]}."
             for row, name in zip(self.rows, self.names)
             if row.epochs_trained.mean < row.epochs
         ]
@@ -274,7 +304,9 @@ class _Results:
             keys = [column.quoted for column in columns]
             if any(key in quote.cells and key in FIGURES for key in keys):
                 shown.append(quote)
-                lines.append((f"{name}quoted [{self.marks[quote.source]}]", *(_quoted(quote, key) for key in keys)))
+                lines.append(
+                    (f"{name}{quote.word} [{self.marks[quote.source]}]", *(_quoted(quote, key) for key in keys))
+                )
 
         for row, name in zip(self.rows, self.names):
             lines.append((name, *(column.ours(row) for column in columns)))
@@ -306,7 +338,7 @@ class _Results:
         return [_Column(self.header(what, name), cell(name), quoted if name == "accuracy" else "") for name in metrics]
 
     def header(self, what: str, metric: str) -> str:
-        return f"{'' if what == 'accuracy ' and metric != 'accuracy' else what}{self.units[metric]}"
+        return f"{what if metric == 'accuracy' else what.replace('accuracy ', '')}{self.units[metric]}"
 
     def value(self, row: Row, value: Spread | None) -> str:
         if row.metric.name == "accuracy":
@@ -326,7 +358,7 @@ class _Results:
 
     def estimated(self, shown: Iterable[Spread | None]) -> list[str]:
         """What the star means, where one is shown."""
-        return [_ESTIMATED] if self.view.spread == "quantiles" and any(map(form.estimated, shown)) else []
+        return [form.ESTIMATED] if self.view.spread == "quantiles" and any(map(form.estimated, shown)) else []
 
     def starred(self, row: Row) -> bool:
         return self.view.spread == "quantiles" and row.estimated and row.n > 1
@@ -361,6 +393,7 @@ def _setting(value: object) -> str:
 
 def _literature(quotes: Sequence[Quote], marks: Mapping[str, int]) -> Grid:
     columns = {
+        "data": "data",
         "start_weights": "weights",
         "weights": "remaining",
         "remaining": "remaining %",
@@ -369,13 +402,13 @@ def _literature(quotes: Sequence[Quote], marks: Mapping[str, int]) -> Grid:
         "batchnorm": "batch norm",
         "epochs": "epochs",
         "accuracy": "accuracy %",
+        "accuracy_top5": "top 5 %",
         "accuracy_best": "best epoch %",
+        **NEEDS,
     }
     known = {key: header for key, header in columns.items() if any(key in quote.cells for quote in quotes)}
-    lines = tuple(
-        (f"{quote.label} [{marks[quote.source]}]", *(_quoted(quote, key) for key in known)) for quote in quotes
-    )
-    notes = _sources(quotes, marks)
+    lines = tuple((f"{quote.label} {_mark(quote, marks)}", *(_quoted(quote, key) for key in known)) for quote in quotes)
+    notes = [*_shares(quotes, marks), *_sources(quotes, marks)]
     if "trained_weights" in known:
         notes.insert(0, "trained: whether the weights themselves were trained, beside which of them remain.")
     return Grid("Quoted from the literature", ("label", *known.values()), lines, notes=tuple(notes))
@@ -386,10 +419,38 @@ def _marks(quotes: Sequence[Quote]) -> dict[str, int]:
     return {source: number for number, source in enumerate(dict.fromkeys(quote.source for quote in quotes), start=1)}
 
 
+def _needs(quotes: Sequence[Quote], marks: Mapping[str, int]) -> Grid:
+    """What the quoted methods ask for, beside the density and the training itself."""
+    told = [quote for quote in quotes if any(key in quote.cells for key in NEEDS)]
+    lines = tuple((f"{quote.label} {_mark(quote, marks)}", *(_quoted(quote, key) for key in NEEDS)) for quote in told)
+    return Grid("What the methods ask for, as quoted", ("label", *NEEDS.values()), lines)
+
+
+def _shares(quotes: Sequence[Quote], marks: Mapping[str, int]) -> list[str]:
+    """One note on what quoted shares are shares of, where that is not the targeted weights."""
+    kinds: dict[str, list[int]] = {}
+    for quote in quotes:
+        if "remaining" in quote.cells:
+            kinds.setdefault(quote.cells.get("remaining_of", TARGETED), []).append(marks[quote.source])
+    told = [
+        f"of {kind} {', '.join(f'[{mark}]' for mark in sorted(set(found)))}"
+        for kind, found in kinds.items()
+        if kind not in (TARGETED, NOT_SAID)
+    ]
+    told += [f"not said of what [{mark}]" for mark in sorted(set(kinds.get(NOT_SAID, ())))]
+    return [f"remaining % where quoted: {'; '.join(told)}; of the targeted weights otherwise."] if told else []
+
+
+def _mark(quote: Quote, marks: Mapping[str, int]) -> str:
+    return f"{'recalled ' if quote.word == 'recalled' else ''}[{marks[quote.source]}]"
+
+
 def _sources(quotes: Sequence[Quote], marks: Mapping[str, int]) -> list[str]:
     """One note a source, one for each remark on a quoted row."""
     sources = sorted({quote.source for quote in quotes}, key=lambda source: marks[source])
-    notes = [f"[{marks[source]}] quoted, not run here: {source.removesuffix('.')}." for source in sources]
+    words = {quote.source: quote.word for quote in quotes}
+    kinds = {"quoted": "quoted, not run here", "recalled": "recalled, not checked and not run here"}
+    notes = [f"[{marks[source]}] {kinds[words[source]]}: {source.removesuffix('.')}." for source in sources]
     remarks: dict[tuple[str, str], list[str]] = {}
     for quote in quotes:
         if quote.note:
@@ -452,29 +513,6 @@ def _runs_of(failures: Sequence[Failure]) -> tuple[str, str, str]:
     more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
     together = of_each[:1] if len(set(of_each)) == 1 else of_each
     return f"{failures[0]['run']}{more}", "; ".join(seeds), "; ".join(together)
-
-
-def _names(rows: Sequence[Row]) -> list[str]:
-    """Labels, after the experiment if there are several, with whatever else tells equal ones apart."""
-    several = len({row.experiment for row in rows}) > 1
-    names = [f"{row.experiment} / {row.label}" if several else row.label for row in rows]
-    for key, shape in (("model", "{} / "), ("data", "{} / "), ("epochs", ", {} epochs"), ("n_train", ", {} examples")):
-        for name in {name for name in names if names.count(name) > 1}:
-            same = [index for index, other in enumerate(names) if other == name]
-            if len({getattr(rows[index], key) for index in same}) > 1:
-                for index in same:
-                    part = shape.format(getattr(rows[index], key))
-                    names[index] = part + name if part.endswith(" ") else name + part
-    for name in {name for name in names if names.count(name) > 1}:
-        for index in [index for index, other in enumerate(names) if other == name]:
-            row = rows[index]
-            part = row.apart or (f"setting {row.setting}" if row.setting else "")
-            names[index] = f"{name}, {part}" if part else name
-    precisions = [row.precision for row in rows]
-    return [
-        name if precision == "float32" or precision in name else f"{name} ({precision})"
-        for name, precision in zip(names, precisions)
-    ]
 
 
 def _join(tables: list[str], notes: str) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 from supermask.errors import ConfigError
 from supermask.report.content import Content, View
 from supermask.report.grid import Grid
+from supermask.report.path import Path
 from supermask.report.quoted import FIGURES, OURS, Quote
+from supermask.report.ranking import Ranking
 from supermask.report.summary import Row
 
 
@@ -28,6 +30,8 @@ def to_json(content: Content) -> str:
         "missing": content.missing,
         "notes": content.sentences,
         "quoted": [quote.to_dict() for quote in (*_alone(content), *content.literature)],
+        "rankings": [ranking.to_dict() for ranking in content.rankings],
+        "paths": [path.to_dict() for path in content.paths],
         "settings": [
             {"title": table.title, "headers": list(table.headers), "rows": [list(row) for row in table.rows]}
             for table in content.settings
@@ -39,18 +43,22 @@ def to_json(content: Content) -> str:
 def to_csv(content: Content, view: View) -> str:
     """One table as CSV: the settings or the literature where the experiment stands for them, else the results.
 
-    Results have one line a row, or one a row and layer or epoch where the view asks for them. Quoted lines name their
+    Results have one line a row, or one a row and layer, epoch or ranking where the view asks for them. Quoted lines name their
     source; the column is empty for ours.
 
     Raises:
-        ConfigError: The view asks for layers and for epochs, or there are several tables of settings.
+        ConfigError: The view asks for several of layers, epochs, rankings and paths, or there are several tables of settings.
     """
-    if view.per_layer and view.per_epoch:
-        raise ConfigError("CSV holds one table: ask for the layers or for the epochs, or take JSON, which holds both")
+    if view.per_layer + view.per_epoch + view.rank + view.path > 1:
+        raise ConfigError("CSV holds one table: ask for one of layers, epochs, ranking and path, or take JSON")
     if view.per_layer:
         return _layers(content.rows).to_csv()
     if view.per_epoch:
         return _epochs(content.rows).to_csv()
+    if view.rank:
+        return _grid(line for ranking in content.rankings for line in _ranking_lines(ranking)).to_csv()
+    if view.path:
+        return _grid(line for path in content.paths for line in _path_lines(path)).to_csv()
     if len(content.settings) > 1:
         raise ConfigError("CSV holds one table: name one experiment with settings, or take JSON, which holds them all")
     if content.settings:
@@ -71,6 +79,7 @@ def _rows(content: Content) -> Grid:
     for row in content.rows:
         own = {key: value for key, value in row.to_dict().items() if key not in ("layers", "at_epochs")}
         own["compression"] = {**own["compression"], "unnamed": None}
+        own["notes"] = "; ".join(f"{note.text} ({note.n})" for note in row.notes)
         lines.append(_flatten({"label": row.label, "source": None} | own))
         lines += [_quoted_line(quote) for quote in content.quotes if quote.is_beside(row)]
     lines += [_quoted_line(quote) for quote in _alone(content)]
@@ -112,9 +121,29 @@ def _epochs(rows: Sequence[Row]) -> Grid:
     for row in rows:
         for at in map(asdict, row.at_epochs):
             own = {"experiment": row.experiment, "label": row.label, "n": row.n, "epoch": at["epoch"]}
-            values = {"value": at["metric"], "test_loss": at["test_loss"], "density": at["density"]}
+            values = {"value": at["metric"], "test_loss": at["test_loss"], "density": at["density"], "full": at["full"]}
             lines.append(_flatten(own | {"metric": row.metric.name} | values))
     return _grid(lines)
+
+
+def _ranking_lines(ranking: Ranking) -> list[dict[str, Any]]:
+    told = ranking.to_dict()
+    shared = {key: value for key, value in told.items() if key != "rows"}
+    return [_flatten({**shared, **row}) for row in told["rows"]]
+
+
+def _path_lines(path: Path) -> list[dict[str, Any]]:
+    told = path.to_dict()
+    return [
+        {
+            **{key: told[key] for key in ("experiment", "label", "setting", "n")},
+            **{key: layer[key] for key in ("name", "size")},
+            "progress": progress,
+            **_flatten({"entered": entered}),
+        }
+        for layer in told["layers"]
+        for progress, entered in zip(told["progress"], layer["entered"])
+    ]
 
 
 def _grid(lines: Iterable[Mapping[str, Any]]) -> Grid:
@@ -130,7 +159,7 @@ _SPREADS = (
     *("accuracy", "accuracy_best", "test_loss", "train_loss", "weights_total", "weights_targeted"),
     *("weights_remaining", "density", "remaining_of_all", "seconds_train", "seconds_per_epoch", "peak_memory"),
     *("peak_device_memory", "last", "best", "validation_selected", "validation", "dense", "remaining", "value"),
-    *("fraction", "seconds", "epochs_trained"),
+    *("fraction", "seconds", "epochs_trained", "rounds", "loss", "metric", "full"),
 )
 
 
@@ -141,6 +170,8 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             entry = dict.fromkeys(_SPREAD_KEYS)
         elif entry is None and key == "extra_time":
             entry = {"baseline": None, "pairs": None, "seconds": None, "fraction": None}
+        elif entry is None and key == "difference":
+            entry = dict.fromkeys(("mean", "low", "high", "pairs", "trusted"))
         flat.update(_flatten(entry, f"{prefix}{key}.") if isinstance(entry, Mapping) else {prefix + key: entry})
     return flat
 

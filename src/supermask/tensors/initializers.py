@@ -121,10 +121,10 @@ def density_factor(scale: DensityScale, density: float) -> float:
     """Factor on initial weights of which only a share remains.
 
     Args:
-        scale: ``none``: 1. ``kept``: sqrt(1 / density), which keeps the variance of a unit's input. ``pruned-bug``:
-            sqrt(1 / (1 - density)), what the code of edge-popup and biprop computes because one option holds the kept
-            share in one place and the pruned one in another; right at 0.5 only.
-        density: Share that remains, in (0, 1].
+        scale: ``none``: 1. ``kept``: sqrt(1 / density), which keeps the variance of a unit's input where the layer really
+            keeps this share. ``pruned-bug``: sqrt(1 / (1 - density)), what the code of edge-popup and biprop computes
+            because one option holds the kept share in one place and the pruned one in another; right at 0.5 only.
+        density: Share of the layer that remains, in (0, 1].
 
     Raises:
         HyperparameterError: ``pruned-bug`` with a density of 1.

@@ -102,10 +102,23 @@ def _select(flat: Tensor, k: int) -> Tensor:
         threshold = kth_largest(flat, k)
     mask = flat >= threshold
     if _count(mask) > k:
-        mask = flat > threshold
-        ties = (flat == threshold).nonzero().squeeze(1)
-        mask[ties[: k - _count(mask)]] = True
+        mask, ties = flat > threshold, flat == threshold
+        ties[_end_of_first(ties, k - _count(mask)) :] = False
+        mask |= ties
     return mask
+
+
+def _end_of_first(entries: Tensor, n: int) -> int:
+    """Length of the shortest beginning that holds n True entries, n >= 1; found by halving."""
+    low, high = 0, entries.numel()
+    while high - low > 1:
+        middle = (low + high) // 2
+        count = _count(entries[low:middle])
+        if count >= n:
+            high = middle
+        else:
+            low, n = middle, n - count
+    return high
 
 
 def holds_nan(values: Tensor) -> bool:
