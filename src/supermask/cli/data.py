@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from supermask.cli import complete
-from supermask.cli.options import AsJson, DataDir
+from supermask.cli.options import AsJson, DataDir, ShowByDefault
 from supermask.errors import ConfigError
 
 Name = Annotated[
@@ -26,16 +25,6 @@ Options = Annotated[
 Processes = Annotated[int | None, typer.Option("--processes", help="Decoding processes; one a core by default.")]
 
 
-class ShowByDefault(TyperGroup):
-    """`data` and `data NAME` mean `data show` and `data show NAME`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the default verb in where none is given."""
-        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
     cls=ShowByDefault,
     help="List the data sets (`data`), show one (`data NAME`), download it (`data get NAME`), or decode its images "
@@ -46,7 +35,7 @@ app = typer.Typer(
 @app.command()
 def show(name: Name = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """List the data sets and where they were found (the default), or show one."""
-    from supermask.cli.datasets import describe, explain_own, way_to_get
+    from supermask.cli.datasets import describe, explain
     from supermask.cli.output import print_grids, print_json, print_text, terminal_width
     from supermask.data import DATASETS
     from supermask.lab.validate import suggest
@@ -58,23 +47,13 @@ def show(name: Name = None, data_dir: DataDir = None, as_json: AsJson = False) -
     if as_json:
         print_json({"schema": 1, "datasets": described})
         return
-    if name is None:
-        rows = tuple((d["name"], d["where"] or f"missing: {d['hint']}", d["summary"], d["licence"]) for d in described)
-        headers = ("data set", "found in", "what it is", "licence")
-        notes = ["`supermask data NAME` says what to put where; files are verified when they are read."]
-        print_grids([Grid("", headers, rows, frozenset(range(4)))], notes)
+    if name is not None:
+        print_text(explain(DATASETS[name], described[0], data_dir, terminal_width()))
         return
-    (entry,) = described
-    info = DATASETS[name]
-    if info.options and not info.folders:
-        print_text(explain_own(info, terminal_width()))
-        return
-    print_text(f"{entry['name']}: {entry['summary']}\n\nsource   {entry['source']}\nlicence  {entry['licence']}")
-    for key, value in info.options.items():
-        print_text(f"option   {key}: {value}")
-    print_text(f"found    {entry['where'] or 'no'}")
-    if not entry["ready"]:
-        print_text(f"\n{way_to_get(info, data_dir, entry['hint'])}")
+    rows = tuple((d["name"], d["where"] or f"missing: {d['hint']}", d["summary"], d["licence"]) for d in described)
+    headers = ("data set", "found in", "what it is", "licence")
+    notes = ["`supermask data NAME` says what to put where; files are verified when they are read."]
+    print_grids([Grid("", headers, rows, frozenset(range(4)))], notes)
 
 
 @app.command()
@@ -95,8 +74,8 @@ def decode(name: Wanted, settings: Options = None, data_dir: DataDir = None, pro
     from supermask.cli.output import progress_bar
     from supermask.data import open_stored
 
-    options = parse_options(settings or [])
+    chosen = parse_options(settings or [])
     with progress_bar(of_bytes=False) as progress:
-        stored, _ = open_stored(name, root=data_dir, processes=processes, progress=progress, **options)
+        stored, _ = open_stored(name, root=data_dir, processes=processes, progress=progress, **chosen)
     images = len(stored.raw.train_labels), len(stored.raw.test_labels)
     typer.echo(f"{name}: {images[0]:,} training and {images[1]:,} test images are in {stored.folder}")

@@ -38,6 +38,18 @@ def describe(root: Path | None) -> list[dict[str, Any]]:
     return described
 
 
+def explain(info: DataInfo, entry: dict[str, Any], root: Path | None, width: int) -> str:
+    """All about one data set: its licence, its options, where it was found or how to get it."""
+    if info.options and not info.folders:
+        return explain_own(info, width)
+    lines = [f"{entry['name']}: {entry['summary']}", "", f"source   {entry['source']}", f"licence  {entry['licence']}"]
+    lines += [f"option   {key}: {value}" for key, value in info.options.items()]
+    lines.append(f"found    {entry['where'] or 'no'}")
+    if not entry["ready"]:
+        lines += ["", way_to_get(info, root, entry["hint"])]
+    return "\n".join(lines)
+
+
 def explain_own(info: DataInfo, width: int) -> str:
     """What an own data set has to look like, its options with their defaults, and how an experiment names it."""
     from supermask.data import shards

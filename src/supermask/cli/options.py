@@ -1,11 +1,12 @@
-"""Options that several verbs share."""
+"""What verbs share: options, and a verb of verbs with a default."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from supermask.cli import complete
 
@@ -34,3 +35,13 @@ Out = Annotated[Path, typer.Option("--out", help="Folder of all results.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Searched first for data sets, before $SUPERMASK_DATA and the cache.")
 ]
+
+
+class ShowByDefault(TyperGroup):
+    """`data` and `data NAME` mean `data show` and `data show NAME`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the default verb in where none is given."""
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
