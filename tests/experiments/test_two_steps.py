@@ -69,7 +69,7 @@ def small(method):
         method = method | {"per_class": None}
     limits = {"batch_size": STEPS * BATCH, "iterations": 5}
     limits |= {"steps": 5} if method["name"] == "force" else {}
-    return method | {key: min(method[key], limit) for key, limit in limits.items() if key in method}
+    return method | {key: min(method[key], limit) for key, limit in limits.items() if method.get(key) is not None}
 
 
 def generated(name, size):
