@@ -66,10 +66,10 @@ def without_numbers(value):
 def small(method):
     """A method section that scores weights on no more examples than there are, and prunes in few steps before training."""
     if "per_class" in method:
-        method = method | {"per_class": None}
+        method = method | {"per_class": None, "batch_size": STEPS * BATCH}
     limits = {"batch_size": STEPS * BATCH, "iterations": 5}
     limits |= {"steps": 5} if method["name"] == "force" else {}
-    return method | {key: min(method[key], limit) for key, limit in limits.items() if method.get(key) is not None}
+    return method | {key: min(method[key], limit) for key, limit in limits.items() if key in method}
 
 
 def generated(name, size):
