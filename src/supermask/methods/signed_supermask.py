@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 
 from supermask.core.initialize import starting_score, starting_weight
-from supermask.core.method import Method, check_choice, check_flag, check_initializer, check_range
+from supermask.core.method import Method, Status, check_choice, check_flag, check_initializer, check_range
 from supermask.core.parametrizations import Thresholded
 from supermask.core.registry import register
 from supermask.core.sparsifier import Sparsifier
@@ -70,6 +70,7 @@ class SignedSupermask(Method):
     """
 
     name: ClassVar[str] = "signed-supermask"
+    status: ClassVar[Status] = "explained"  # of its FCN on MNIST; larger networks are not run in full
     redraws: ClassVar[bool] = True
 
     threshold: float = 0.01
