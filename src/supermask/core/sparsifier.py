@@ -67,8 +67,9 @@ class Sparsifier:
         self._scores: Mapping[str, Tensor] | None = None
         self._binding: Binding | None = None
         self._finalized = False
-        # whether the hook is overridden: if not, a step spends no time on it
-        self._penalises = type(method).penalty.__module__ != "supermask.core.method"
+        from supermask.core.method import Method as Base  # imports this module itself
+
+        self._penalises = type(method).penalty is not Base.penalty  # if not overridden, a step spends no time on it
         self._dense_gradients: list[tuple[nn.Parameter, Masked]] = []
         self._tracked: list[str] = []
         self.frozen_norms: Frozen = {}
