@@ -22,14 +22,17 @@ Factory = Callable[[str], Callable[[], object]]
 
 
 def machine() -> str:
-    """Processor, cores and torch."""
+    """Processor, cores, torch and the variant of the kernels."""
     import torch
+
+    from supermask.kernels.library import variant
 
     model = platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
         model = next(line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line)
-    return f"{model} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores, torch {torch.__version__}"
+    level = torch.backends.cpu.get_cpu_capability()
+    return f"{model} ({level}), {os.cpu_count()} cores, torch {torch.__version__}, kernels {variant()}"
 
 
 def header(command: str) -> str:
@@ -40,9 +43,15 @@ def header(command: str) -> str:
 
 
 def measure(
-    factory: Factory, environments: Mapping[str, Mapping[str, str]], *, rounds: int, calls: int, warmup: int
+    factory: Factory,
+    environments: Mapping[str, Mapping[str, str]],
+    *,
+    rounds: int,
+    calls: int,
+    warmup: int,
+    clock: str = "process_time",
 ) -> dict[str, list[float]]:
-    """Seconds of CPU time per call, one value a round; in every round each candidate runs once.
+    """Seconds per call, one value a round; in every round each candidate runs once.
 
     Args:
         factory: Importable function: name of a candidate -> what to time. Called in the candidate's own process.
@@ -50,6 +59,7 @@ def measure(
         rounds: Number of rounds.
         calls: Calls of a candidate in one round.
         warmup: Untimed calls of each candidate before the first round.
+        clock: Function of ``time`` that gives seconds: ``process_time`` (CPU time) or ``perf_counter`` (wall clock).
     """
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
@@ -57,7 +67,7 @@ def measure(
         pipes[name], other = context.Pipe()
         before = dict(os.environ)
         os.environ.update(environment)
-        context.Process(target=_serve, args=(other, factory, name, calls, warmup), daemon=True).start()
+        context.Process(target=_serve, args=(other, factory, name, calls, warmup, clock), daemon=True).start()
         os.environ.clear()
         os.environ.update(before)
         pipes[name].recv()  # warmed up: one process at a time
@@ -71,16 +81,16 @@ def measure(
     return times
 
 
-def _serve(pipe: Connection, factory: Factory, name: str, calls: int, warmup: int) -> None:
-    function = factory(name)
+def _serve(pipe: Connection, factory: Factory, name: str, calls: int, warmup: int, clock: str) -> None:
+    function, seconds = factory(name), getattr(time, clock)
     for _ in range(warmup):
         function()
     pipe.send(0.0)
     while pipe.recv() == "go":
-        start = time.process_time()
+        start = seconds()
         for _ in range(calls):
             function()
-        pipe.send((time.process_time() - start) / calls)
+        pipe.send((seconds() - start) / calls)
 
 
 def ratio(times: Sequence[float], reference: Sequence[float]) -> tuple[float, float, float]:

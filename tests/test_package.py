@@ -29,9 +29,10 @@ MAY_IMPORT = {
     "models": {"tensors", "core"},
     "data": {"tensors", "core"},
     "measure": {"tensors", "core"},
-    "lab": {"tensors", "core", "optim", "methods", "models", "data", "measure"},
+    "deploy": {"kernels", "tensors", "core"},
+    "lab": {"kernels", "tensors", "core", "optim", "methods", "models", "data", "measure", "deploy"},
     "report": {"lab.store"},
-    "cli": {"kernels", "tensors", "core", "optim", "methods", "models", "data", "measure", "lab", "report"},
+    "cli": {"kernels", "tensors", "core", "optim", "methods", "models", "data", "measure", "deploy", "lab", "report"},
 }
 OPEN_TO_ALL = {"errors", "_version"}
 
@@ -141,7 +142,25 @@ def test_help_loads_nothing_heavy(option: str) -> None:
     assert _loaded(_command(option), ["torch", "numpy", "pydantic", "yaml", "sklearn"]) == []
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "report", "methods", "models", "data", "check", "init", "doctor"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "run",
+        "plan",
+        "report",
+        "methods",
+        "models",
+        "data",
+        "check",
+        "init",
+        "doctor",
+        "pack",
+        "unpack",
+        "export",
+        "bench",
+        "verify",
+    ],
+)
 def test_help_of_a_verb_loads_little(verb: str) -> None:
     assert (
         _loaded(_command(verb, "--help"), ["torch", "numpy", "yaml", "sklearn"]) == []
@@ -187,6 +206,13 @@ def test_reports_need_no_torch() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not [name for name in names if name.split(".")[0] == "torch"], path.name
+
+
+def test_kernels_need_no_torch() -> None:
+    """Packed files are read and run with numpy only; two kernels are for training."""
+    names = {path.stem for path in (SOURCE / "kernels").glob("*.py")} - {"__init__", "ternary", "sgd"}
+    code = "\n".join(f"import supermask.kernels.{name}" for name in sorted(names))
+    assert _loaded(code, ["torch"]) == []
 
 
 def _code_lines(path: Path) -> int:

@@ -15,6 +15,14 @@
     ├── RunError               a run or its folder is in a state that needs a decision
     │   ├── CheckpointError        a checkpoint is damaged or belongs to something else
     │   └── DivergedError          the loss or a score is no longer finite
+    ├── KernelError            a variant of the compiled kernels is unknown or cannot run here       (also ValueError)
+    ├── ProgramError           steps of a sparse program do not fit each other or their input          (also ValueError)
+    ├── GraphError             a network as data breaks a rule, or does not fit its tensors             (also ValueError)
+    ├── EngineError            a model cannot be compiled, or an engine gets what it does not take       (also ValueError)
+    ├── ExportError            a model cannot be written for other programs, or such a file not be read  (also ValueError)
+    ├── PackError              a model cannot be packed as asked                                     (also ValueError)
+    ├── PackedFileError        a packed file is damaged, of a newer format, or larger than allowed   (also ValueError)
+    ├── HubError               the Hugging Face Hub cannot be reached or refuses, or a card lacks something
     ├── MissingExtraError      an optional dependency is not installed; the message has its pip line (also ImportError)
     └── ConformanceError       a method breaks a rule of the conformance suite                       (also AssertionError)
 
@@ -80,6 +88,38 @@ class CheckpointError(RunError):
 
 class DivergedError(RunError):
     """Training produced a loss or a score that is not finite."""
+
+
+class KernelError(SupermaskError, ValueError):
+    """``SUPERMASK_KERNELS`` names a variant that is unknown or cannot run here."""
+
+
+class ProgramError(SupermaskError, ValueError):
+    """Steps of a sparse program do not fit each other or their input; the message names the step and the field."""
+
+
+class GraphError(SupermaskError, ValueError):
+    """A network as data breaks a rule of its format, or does not fit its tensors; the message names the place."""
+
+
+class EngineError(SupermaskError, ValueError):
+    """A model cannot be compiled into an engine, or an engine is given what it does not take."""
+
+
+class ExportError(SupermaskError, ValueError):
+    """A model cannot be written for other programs, or a file for them cannot be read."""
+
+
+class PackError(SupermaskError, ValueError):
+    """A model cannot be packed as asked; the message names the tensor or the field."""
+
+
+class PackedFileError(SupermaskError, ValueError):
+    """A packed file is damaged, truncated, of a newer format, or would decode to more than is allowed."""
+
+
+class HubError(SupermaskError):
+    """The Hugging Face Hub cannot be reached or refuses, or a card lacks something."""
 
 
 class MissingExtraError(SupermaskError, ImportError):

@@ -41,9 +41,9 @@ def test_no_flag_is_a_hyper_parameter(supermask: Invoke) -> None:
 
 
 def test_a_wrong_verb_is_corrected(supermask: Invoke) -> None:
-    result = supermask("rpeort")
+    result = supermask("docter")
     assert result.exit_code == 2
-    assert "Did you mean 'report'?" in result.stderr
+    assert "Did you mean 'doctor'?" in result.stderr
 
 
 def test_an_error_is_one_message_without_traceback(supermask: Invoke) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from supermask.cli import findings
+from supermask.kernels import library
 
 from .conftest import Invoke
 
@@ -142,3 +143,20 @@ def test_data_that_may_not_be_read(supermask: Invoke, tmp_path: Path, ordinary_u
     finally:
         folder.parent.chmod(0o755)
         folder.chmod(0o755)
+
+
+def test_the_kernels_in_use(supermask: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.loaded.cache_clear()
+    monkeypatch.setattr(library, "LIBRARY", Path("nowhere"))
+    assert "python -m supermask.kernels.build" in supermask("doctor").stdout
+    library.loaded.cache_clear()
+    monkeypatch.setenv(library.SETTING, "avx3")
+    result = supermask("doctor")
+    library.loaded.cache_clear()
+    assert result.exit_code == 1
+    assert "WRONG kernels: SUPERMASK_KERNELS must be one of off, generic" in result.stdout
+
+
+@pytest.mark.skipif(library.library() is None, reason="the kernels are not compiled here")
+def test_compiled_kernels_are_named(supermask: Invoke) -> None:
+    assert f"compiled, {library.variant()}" in supermask("doctor").stdout

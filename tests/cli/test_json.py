@@ -40,7 +40,22 @@ def compare(actual: Any, documented: Any, path: str = "") -> None:
 
 
 def test_every_verb_has_a_section() -> None:
-    assert sorted(EXAMPLES) == ["check", "data", "doctor", "init", "methods", "models", "plan", "report", "run"]
+    assert sorted(EXAMPLES) == [
+        "bench",
+        "check",
+        "data",
+        "doctor",
+        "export",
+        "init",
+        "methods",
+        "models",
+        "pack",
+        "plan",
+        "report",
+        "run",
+        "unpack",
+        "verify",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from supermask.cli import app
 from supermask.core import registry
 
 ROOT = Path(__file__).parents[2]
+MIXED = ROOT / "docs" / "deploy.md"  # its commands use the files that its Python code writes
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # files that a page's commands use -> language and first words of the block that holds them
 FILES = {"digits.yaml": ("yaml", "name: digits"), "first_half.py": ("python", "from dataclasses")}
@@ -35,7 +36,7 @@ def known_methods() -> Iterator[None]:
     registry._METHODS.update(before)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if _blocks(p, "python")], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if p != MIXED and _blocks(p, "python")], ids=lambda p: p.name)
 @pytest.mark.usefixtures("known_methods")
 def test_python_blocks(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -66,6 +67,24 @@ def test_commands(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         result = CliRunner().invoke(app, shlex.split(command, comments=True)[1:])
         # doctor reports what is missing on this machine by its exit code
         assert result.exit_code == 0 or command.startswith("supermask doctor"), f"{command}\n{result.output}"
+
+
+@pytest.mark.slow
+def test_code_and_commands_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "block"}
+    monkeypatch.setitem(__import__("sys").modules, "block", type(torch)("block"))
+    found = re.findall(r"^```(python|bash)\n(.*?)^```$", MIXED.read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert {language for language, _ in found} == {"python", "bash"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for language, block in found:
+            if language == "python":
+                exec(compile(block, str(MIXED), "exec"), namespace)
+                continue
+            for command in [line for line in block.splitlines() if line.startswith("supermask ")]:
+                result = CliRunner().invoke(app, shlex.split(command, comments=True)[1:])
+                assert result.exit_code == 0, f"{command}\n{result.output}"
 
 
 def test_links_point_somewhere() -> None:

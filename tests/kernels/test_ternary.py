@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from supermask.kernels.ternary import ternary, ternary_between, ternary_codes
+from supermask.kernels import library
+from supermask.kernels import ternary as module
+from supermask.kernels.ternary import straight_through, ternary, ternary_between, ternary_codes
 
 TAU = 0.25
 # a score exactly on a threshold is hidden; the neighbouring floats are not
@@ -80,3 +84,110 @@ def test_channels_last_stays_so() -> None:
     out = ternary(scores, 0.5, 1.0)
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(out, ternary(scores.contiguous(), 0.5, 1.0))
+
+
+needs_library = pytest.mark.skipif(library.library() is None, reason="the kernels are not compiled here")
+Result = list[Tensor]
+
+
+def both(function: Callable[[], Result], monkeypatch: pytest.MonkeyPatch) -> tuple[Result, Result]:
+    """What the compiled kernels give, and plain torch."""
+    compiled = function()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_loaded", lambda name: None)
+        return compiled, function()
+
+
+def assert_same_bits(results: tuple[Result, Result]) -> None:
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.stride() == theirs.stride()
+        assert torch.equal(ours.contiguous().view(torch.int32), theirs.contiguous().view(torch.int32))
+
+
+def special(*shape: int) -> Tensor:
+    """Scores with NaN, infinities, zeros of both signs, and some on the threshold."""
+    scores = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    scores.view(-1)[:7] = torch.tensor([math.nan, math.inf, -math.inf, 0.0, -0.0, 0.5, -0.5])
+    return scores
+
+
+@needs_library
+@pytest.mark.parametrize("shape", [(7,), (300, 784), (5, 3, 3, 3), (1, 13)])
+def test_compiled_and_plain_give_the_same_bits(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, gradient = special(*shape), torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    low, high = torch.tensor(-0.3), torch.tensor(0.5)
+    frozen = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    signs = frozen.sign().to(torch.int8)
+
+    def symmetric() -> Result:
+        leaf = scores.clone().requires_grad_()
+        weight = ternary(leaf, 0.5, 0.37)
+        weight.backward(gradient)
+        assert leaf.grad is not None
+        return [weight.detach(), leaf.grad]
+
+    assert_same_bits(both(symmetric, monkeypatch))
+    assert_same_bits(both(lambda: [ternary_between(scores, low, high, frozen)], monkeypatch))
+    assert_same_bits(both(lambda: [ternary_between(scores, low, high, signs, 0.37)], monkeypatch))
+    assert_same_bits(both(lambda: [straight_through(gradient, frozen)], monkeypatch))
+    assert_same_bits(both(lambda: [straight_through(gradient, signs, 0.37)], monkeypatch))
+
+
+@needs_library
+def test_memory_that_is_laid_out_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels last, transposed, with gaps, and two tensors that are laid out differently."""
+    low, high = torch.tensor(-0.3), torch.tensor(0.5)
+    image = special(4, 3, 5, 5)
+    for scores in (image.to(memory_format=torch.channels_last), image.transpose(0, 1), image[..., ::2], image[:1]):
+        for frozen in (scores.clone(), scores.contiguous()):
+            results = both(
+                lambda s=scores, f=frozen: [
+                    ternary(s, 0.5, 2.0).contiguous(),
+                    ternary_between(s, low, high, f).contiguous(),
+                    ternary_between(s, low, high, f.sign().to(torch.int8), 2.0).contiguous(),
+                    straight_through(s, f.sign().to(torch.int8), 2.0).contiguous(),
+                ],
+                monkeypatch,
+            )
+            assert_same_bits(([torch.nan_to_num(t) for t in results[0]], [torch.nan_to_num(t) for t in results[1]]))
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("tau", "scale"), [(0.01, 0.0875), (0.25, 3.0), (0.0, 0.3), (1e-40, 0.1), (3e38, 2.0), (0.3, 0.9)]
+)
+def test_scores_next_to_the_threshold(tau: float, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of neighbours may be rounded to one number; then plain torch decides."""
+    tau = torch.tensor(tau).item()
+    near = torch.tensor([tau], dtype=torch.float32).view(torch.int32) + torch.arange(-3, 4, dtype=torch.int32)
+    scores = near.view(torch.float32)
+    scores = torch.cat([scores, -scores, torch.zeros(1)])
+    assert_same_bits(both(lambda: [ternary(scores, tau, scale)], monkeypatch))
+    expected = (scores > tau).int() - (scores < -tau).int()
+    assert torch.equal(ternary(scores, tau, scale).sign().int(), expected)
+
+
+def test_a_threshold_that_products_cannot_tell() -> None:
+    assert module._scaled(0.0, 0.3) is None
+    assert module._scaled(0.01, -1.0) is None
+    assert module._scaled(0.01, 1.0) == torch.tensor(0.01).item()
+
+
+@needs_library
+def test_no_kernel_reads_what_it_cannot() -> None:
+    plain = torch.ones(3)
+    assert module._kernel("smk_ternary", plain) is not None
+    assert module._kernel("smk_ternary_signs", plain, plain.to(torch.int8)) is not None
+    refused = [plain.double(), plain.to("meta"), plain.as_subclass(type("Special", (Tensor,), {}))]
+    for other in refused:
+        assert module._kernel("smk_ternary", other) is None
+    for beside in (plain, torch.ones(2, dtype=torch.int8), torch.ones(3, 1, dtype=torch.int8)):
+        assert module._kernel("smk_ternary_signs", plain, beside) is None
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated:DeprecationWarning")
+def test_a_traced_program_computes_from_its_score() -> None:
+    """A trace would record what the compiled form starts from, not what it makes of it."""
+    traced = torch.jit.trace(lambda s: ternary(s, 0.5, 2.0), torch.zeros(3))
+    assert traced(torch.tensor([0.6, 0.4, -0.6])).tolist() == [2.0, 0.0, -2.0]

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from supermask.lab import machine, train
+from supermask.lab import machine, memory, train
 from supermask.lab.cost import Cost
 from supermask.lab.executors.local import run_jobs
 from supermask.lab.machine import default_workers, environment, peak_memory, repeatable, reset_peak_memory
@@ -29,7 +29,7 @@ def after_a_large_run(large, send, stopping):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-@pytest.mark.skipif(machine._malloc_trim() is None or not machine._CLEAR_REFS.exists(), reason="glibc's, with /proc")
+@pytest.mark.skipif(memory._malloc_trim() is None or not memory._CLEAR_REFS.exists(), reason="glibc's, with /proc")
 def test_the_peak_does_not_depend_on_what_ran_before():
     peaks = []
     run_jobs(

@@ -134,6 +134,27 @@ def test_signs_are_the_bits_of_the_words_from_low_to_high() -> None:
     assert abs(int(stream.signs(100_000).sum())) < 1500
 
 
+def test_sides_are_the_top_bits_of_the_words_and_the_signs_of_normal_numbers() -> None:
+    stream = Stream(3, "weights", "fc.weight")
+    sides = stream.sides(1000)
+    assert sides.dtype == np.int8
+    assert np.array_equal(sides > 0, stream.bits32(1000) >= 1 << 31)
+    for drawn in (stream.normal(1000), stream.truncated_normal(1000), stream.uniform(1000) - 0.5):
+        assert np.array_equal(np.sign(drawn), sides)
+
+
+def test_seed_and_number_are_all_there_is_to_a_stream() -> None:
+    stream = Stream(2**64 - 3, "weights", "größe")
+    again = Stream.numbered(2**64 - 3, stream.number)
+    assert again.number == stream.number < 2**64
+    assert np.array_equal(again.bits32(9), stream.bits32(9))
+
+
+def test_words_can_be_skipped() -> None:
+    stream = Stream(3, "weights")
+    assert np.array_equal(stream.bits32(50, skip=7), stream.bits32(78)[28:])
+
+
 def test_permutation_is_one() -> None:
     order = Stream(1, "p").permutation(1000)
     assert np.array_equal(np.sort(order), np.arange(1000))

@@ -10,16 +10,21 @@ import typer
 from typer.core import TyperGroup
 
 from supermask._version import __version__
+from supermask.cli.bench import bench
 from supermask.cli.check import check
 from supermask.cli.data import app as data
 from supermask.cli.doctor import doctor
+from supermask.cli.export import export
 from supermask.cli.init import init
 from supermask.cli.methods import methods
 from supermask.cli.models import models
 from supermask.cli.output import print_error
+from supermask.cli.pack import pack
 from supermask.cli.plan import plan
 from supermask.cli.report import report
 from supermask.cli.run import run
+from supermask.cli.unpack import unpack
+from supermask.cli.verify import verify
 from supermask.errors import SupermaskError
 
 WRONG = 2
@@ -74,7 +79,21 @@ def start(
     """
 
 
-_VERBS: tuple[Callable[..., None], ...] = (run, plan, report, methods, models, check, init, doctor)
+_VERBS: tuple[Callable[..., None], ...] = (
+    run,
+    plan,
+    report,
+    methods,
+    models,
+    check,
+    init,
+    doctor,
+    export,
+    bench,
+    pack,
+    unpack,
+    verify,
+)
 for _verb in _VERBS:
     app.command()(_verb)
 app.add_typer(data, name="data")

@@ -39,6 +39,11 @@ def datasets(incomplete: str) -> list[str]:
     return _start(DATASETS, incomplete)
 
 
+def places(incomplete: str) -> list[str]:
+    """Models that ship, packed files and folders."""
+    return models(incomplete) + _files(incomplete, ".safetensors")
+
+
 def formats(incomplete: str) -> list[str]:
     """Forms of a report."""
     from supermask.report.content import FORMATS

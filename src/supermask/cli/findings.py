@@ -105,7 +105,21 @@ def machine() -> Iterator[Finding]:
         "`run` sets it to passive for its workers; do so for programs of your own: spinning threads slow others down"
     )
     yield Finding("OMP_WAIT_POLICY", policy, hint=None if policy.lower() == "passive" else spins)
-    yield Finding("kernels", "plain torch")
+    yield kernels()
+
+
+def kernels() -> Finding:
+    """Whether the compiled kernels are used."""
+    from supermask.errors import KernelError
+    from supermask.kernels.library import loaded
+
+    try:
+        found = loaded()
+    except KernelError as error:
+        return Finding("kernels", "none", str(error))
+    if found.library is None:
+        return Finding("kernels", "plain numpy and torch", hint=found.reason)
+    return Finding("kernels", f"compiled, {found.variant}")
 
 
 def cpu_flags() -> list[str]:

@@ -35,6 +35,26 @@ Out = Annotated[Path, typer.Option("--out", help="Folder of all results.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Searched first for data sets, before $SUPERMASK_DATA and the cache.")
 ]
+Place = Annotated[
+    str,
+    typer.Argument(
+        help="A finished run's folder, a packed file, a model (conv2), or your own: package.module:function.",
+        metavar="PLACE",
+        autocompletion=complete.places,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="MODULE:FUNCTION", help="Makes the model of a run or a packed file that is your own."
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", metavar="FILE", help="For a model: its state dict, .npz or .safetensors.")
+]
+Input = Annotated[
+    str | None, typer.Option("--input", metavar="3,32,32", help="The shape of one input, where it is not known.")
+]
 
 
 class ShowByDefault(TyperGroup):

@@ -15,8 +15,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from supermask.kernels.ternary import ternary, ternary_between, ternary_codes
+from supermask.kernels.ternary import straight_through, ternary, ternary_between, ternary_codes
 from supermask.tensors.philox import Stream
 from supermask.tensors.scores import wide
 
@@ -131,6 +132,7 @@ class Thresholded(Scored):
         # says in which dtype, and on which device, the weight is wanted: it follows the model
         self.register_buffer("like", frozen.new_empty(0), persistent=False)
         self._threshold = self.high.item()
+        self._wanted = self.like.dtype
 
     @property
     def signed(self) -> bool:
@@ -147,6 +149,7 @@ class Thresholded(Scored):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if not self.high.is_meta:
             self._threshold = self.high.item()  # in the new dtype
+        self._wanted = self.like.dtype
         return self
 
     def get_extra_state(self) -> Tensor:
@@ -165,11 +168,11 @@ class Thresholded(Scored):
         """The effective weight from the stored score."""
         weight: Tensor
         if self.absorbed:
-            weight = _TernaryStraightThrough.apply(stored, self._threshold, self.scale)  # type: ignore[no-untyped-call]
+            weight = ternary(stored, self._threshold, self.scale)
         else:
             frozen = self.frozen if self.frozen is not None else self.sign
             weight = _BetweenStraightThrough.apply(stored, self.low, self.high, frozen, self.scale)  # type: ignore[no-untyped-call]
-        return weight.to(self.like.dtype)
+        return weight if weight.dtype is self._wanted else weight.to(self._wanted)
 
     def signs(self) -> Tensor:
         """Signs of the frozen weight, int8 (0 where the weight itself is 0)."""
@@ -355,22 +358,25 @@ class Sampled(Scored):
         return stored.detach() > 0 if self.soft else self.taken != 0
 
 
-def read_stored(module: nn.Module, attribute: str) -> None:
-    """Let a parametrized attribute give the stored tensor, for a parametrization that is the identity.
+def read_directly(module: nn.Module, attribute: str) -> None:
+    """Let a parametrized attribute be made from the stored tensor without torch's detours.
 
-    Torch's way to it goes through three modules, which is several microseconds at every access. What somebody registers on
-    top of it later acts as usual.
+    Torch's way goes through two more modules, which at every access costs as much time as the arithmetic of a small layer.
+    With several parametrizations on top of each other, or in ``parametrize.cached()``, it is taken as usual.
     """
     cls = type(module)
     general: property = getattr(cls, attribute)
     assert general.fget is not None
     through_all = general.fget
 
-    def stored(self: nn.Module) -> Any:
-        chain = self._modules["parametrizations"]._modules[attribute]  # type: ignore[union-attr]
-        return chain._parameters["original"] if len(chain._modules) == 1 else through_all(self)  # type: ignore[union-attr]
+    def made(self: nn.Module) -> Any:
+        chain: Any = self._modules["parametrizations"]._modules[attribute]  # type: ignore[union-attr]
+        modules = chain._modules
+        if len(modules) != 1 or parametrize._cache_enabled:
+            return through_all(self)
+        return modules["0"].forward(chain._parameters["original"])
 
-    setattr(cls, attribute, property(stored, general.fset))
+    setattr(cls, attribute, property(made, general.fset))
 
 
 # The functions below define forward(ctx, ...) in one piece: with a separate setup_context, torch inspects the signature of
@@ -422,19 +428,6 @@ class _DrawStraightThrough(torch.autograd.Function):
         return grad * (p - p * p), None
 
 
-class _TernaryStraightThrough(torch.autograd.Function):
-    """scale * code(score) for symmetric thresholds."""
-
-    @staticmethod
-    def forward(ctx: Any, score: Tensor, threshold: float, scale: float) -> Tensor:
-        ctx.scale = scale
-        return ternary(score, threshold, scale)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad * ctx.scale, None, None
-
-
 class _BetweenStraightThrough(torch.autograd.Function):
     """frozen * scale * code(score) for any thresholds."""
 
@@ -443,11 +436,9 @@ class _BetweenStraightThrough(torch.autograd.Function):
         ctx.save_for_backward(frozen)
         ctx.scale = scale
         ctx.dtype = score.dtype
-        weight = frozen if frozen.is_floating_point() else frozen.to(score.dtype) * scale
-        return ternary_between(score, low, high, weight)
+        return ternary_between(score, low, high, frozen, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (frozen,) = ctx.saved_tensors
-        weighted = grad.to(ctx.dtype) * frozen
-        return (weighted if frozen.is_floating_point() else weighted.mul_(ctx.scale)), None, None, None, None
+        return straight_through(grad.to(ctx.dtype), frozen, ctx.scale), None, None, None, None

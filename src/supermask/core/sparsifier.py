@@ -15,7 +15,7 @@ from supermask.core.batchnorm import BatchNorm, Frozen, freeze_batchnorm, norms_
 from supermask.core.binding import Binding
 from supermask.core.decay import DecayOn, decay_groups
 from supermask.core.masks import Masks, SignedEntry
-from supermask.core.parametrizations import Masked, Sampled, Scored, Selected, Thresholded, read_stored
+from supermask.core.parametrizations import Masked, Sampled, Scored, Selected, Thresholded
 from supermask.core.summary import describe, note_empty_layers, warn_of_another_density
 from supermask.core.surgery import Surgery, plain_name
 from supermask.core.targets import Target
@@ -70,6 +70,7 @@ class Sparsifier:
         from supermask.core.method import Method as Base  # imports this module itself
 
         self._penalises = type(method).penalty is not Base.penalty  # if not overridden, a step spends no time on it
+        self._prepares = type(method).before_step is not Base.before_step
         self._dense_gradients: list[tuple[nn.Parameter, Masked]] = []
         self._tracked: list[str] = []
         self.frozen_norms: Frozen = {}
@@ -152,8 +153,6 @@ class Sparsifier:
             self._tracked.append(target.name)
         if dense_grad:
             self._dense_gradients.append((target.parameter, installed))
-            for site in target.sites:
-                read_stored(site.module, site.attribute)
 
     def install_score(self, target: Target, scored: Scored, score: Tensor) -> None:
         """Put :class:`Scored` on a target with an initial score, given relative to the frozen weight.
@@ -359,6 +358,8 @@ class Sparsifier:
         if self._penalises:
             self._add_penalty(scale)
         self.grad_scale = scale
+        if not (self._prepares or self._dense_gradients):
+            return
         with torch.no_grad():
             self.method.before_step(self)
             for parameter, installed in self._dense_gradients:

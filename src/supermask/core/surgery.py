@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from supermask.core.parametrizations import Masked, Scored
+from supermask.core.parametrizations import Masked, Scored, read_directly
 from supermask.core.targets import Target, parametrization_list
 
 
@@ -37,6 +37,7 @@ class Surgery:
         parameter = nn.Parameter(stored, requires_grad=trainable)
         for site in target.sites:
             parametrize.register_parametrization(site.module, site.attribute, parametrization, unsafe=True)
+            read_directly(site.module, site.attribute)
             # a new parameter, so that an optimizer built before attach is noticed by bind()
             chain = parametrization_list(site.module, site.attribute)
             assert chain is not None

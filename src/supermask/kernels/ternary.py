@@ -1,45 +1,143 @@
-"""Threshold, sign and scale in as few passes over memory as torch offers.
+"""Threshold, sign and scale: compiled in one pass over memory, in plain torch in as few passes as it offers.
 
-All functions are pure: they return new tensors and touch no gradient.
+Both forms give the same bits. The compiled one takes float32 on the CPU, outside of torch.compile, torch.export and
+torch.jit.trace; all else is plain torch's. All functions are pure: they return new tensors and touch no gradient.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from ctypes import c_float, c_int64, c_void_p
+from typing import Any, Final
+
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from supermask.kernels.library import kernel
+
+_PLAIN: Final = (Tensor, nn.Parameter)
+_POINTERS: Final = (c_void_p, c_void_p, c_void_p, c_int64)
+_ARGUMENTS: Final = {
+    "smk_ternary": (c_void_p, c_int64, c_float, c_float),
+    "smk_ternary_between": (*_POINTERS, c_float, c_float),
+    "smk_ternary_signs": (*_POINTERS, c_float, c_float, c_float),
+    "smk_signed_gradient": (*_POINTERS, c_float),
+}
 
 
 def ternary(score: Tensor, threshold: float, scale: float) -> Tensor:
-    """``scale * sign(score)`` where ``|score| > threshold``, else 0.
+    """``scale * sign(score)`` where ``|score| > threshold``, else 0; ``dL/dscore = scale * dL/dresult`` (straight through).
 
     Args:
         score: Any shape, floating.
         threshold: Non-negative; a score exactly on it gives 0.
-        scale: Factor of the result.
+        scale: Positive factor of the result.
 
     Returns:
         Tensor like ``score`` with entries in {-scale, 0, scale}. A NaN score gives 0.
     """
-    return F.hardshrink(score, threshold).sign_().mul_(scale)
+    compiled = _kernel("smk_ternary", score)
+    cut = None if compiled is None else _scaled(threshold, scale)
+    if compiled is not None and cut is not None:
+        weight = score * scale  # torch keeps the gradient of it
+        if weight.stride() == score.stride():  # without gaps
+            compiled(weight.data_ptr(), weight.numel(), cut, scale)
+            return weight
+    straight: Tensor = _StraightThrough.apply(score, threshold, scale)  # type: ignore[no-untyped-call]
+    return straight
 
 
-def ternary_between(score: Tensor, low: Tensor, high: Tensor, weight: Tensor) -> Tensor:
-    """``weight`` where ``score > high``, ``-weight`` where ``score < low``, else 0.
+@functools.cache
+def _scaled(threshold: float, scale: float) -> float | None:
+    """The number that exactly the scores above ``threshold`` exceed once they are multiplied by ``scale``, in float32.
+
+    None where rounding leaves none: the next larger score may have the same product.
+    """
+    tau, factor = np.float32(threshold), np.float32(scale)
+    with np.errstate(over="ignore", under="ignore"):
+        cut = tau * factor
+        above = np.nextafter(tau, np.float32(np.inf)) * factor
+    return float(cut) if factor > 0 and above > cut else None
+
+
+class _StraightThrough(torch.autograd.Function):
+    """:func:`ternary` in plain torch."""
+
+    # in one piece: with a separate setup_context, torch inspects the signature of forward at every call
+    @staticmethod
+    def forward(ctx: Any, score: Tensor, threshold: float, scale: float) -> Tensor:
+        ctx.scale = scale
+        return F.hardshrink(score, threshold).sign_().mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad * ctx.scale, None, None
+
+
+def ternary_between(score: Tensor, low: Tensor, high: Tensor, frozen: Tensor, scale: float = 1.0) -> Tensor:
+    """The frozen weight where ``score > high``, its negative where ``score < low``, else 0. Without a gradient.
 
     Args:
         score: Any shape, floating.
         low: 0-dim tensor; ``-inf`` never inverts (a binary mask).
         high: 0-dim tensor.
-        weight: Same shape as ``score``, or broadcastable; same dtype as the result.
+        frozen: Same shape as ``score``; the frozen weight, or its signs as int8.
+        scale: With signs: their magnitude, > 0.
 
     Returns:
-        Tensor of the dtype of ``weight``. A NaN score gives 0.
+        Tensor of the dtype of the frozen weight, of signs: of the score. A NaN score gives 0.
     """
-    code = (score > high).to(weight.dtype) - (score < low).to(weight.dtype)
-    return code.mul_(weight)
+    signs = frozen.dtype is torch.int8
+    compiled = _kernel("smk_ternary_signs" if signs else "smk_ternary_between", score, frozen)
+    if compiled is not None:
+        weight = torch.empty_like(score)
+        if weight.stride() == score.stride() == frozen.stride():
+            pointers = score.data_ptr(), frozen.data_ptr(), weight.data_ptr()
+            compiled(*pointers, weight.numel(), low.item(), high.item(), *((scale,) if signs else ()))
+            return weight
+    magnitude = frozen.to(score.dtype) * scale if signs else frozen
+    code = (score > high).to(magnitude.dtype) - (score < low).to(magnitude.dtype)
+    return code.mul_(magnitude)
+
+
+def straight_through(gradient: Tensor, frozen: Tensor, scale: float = 1.0) -> Tensor:
+    """The score's gradient for :func:`ternary_between`: ``gradient * frozen``, of signs: ``gradient * sign * scale``."""
+    if frozen.dtype is not torch.int8:
+        return gradient * frozen
+    compiled = _kernel("smk_signed_gradient", gradient, frozen)
+    if compiled is not None:
+        result = torch.empty_like(frozen, dtype=gradient.dtype)
+        if result.stride() == gradient.stride() == frozen.stride():
+            compiled(gradient.data_ptr(), frozen.data_ptr(), result.data_ptr(), result.numel(), scale)
+            return result
+    return (gradient * frozen).mul_(scale)
 
 
 def ternary_codes(score: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The ternary mask itself: int8, +1 where ``score > high``, -1 where ``score < low``, else 0."""
     return (score > high).to(torch.int8) - (score < low).to(torch.int8)
+
+
+def _kernel(name: str, first: Tensor, second: Tensor | None = None) -> Callable[..., int] | None:
+    """A compiled kernel, if it can read these tensors: plain ones on the CPU, float32, the second float32 or int8.
+
+    None also while torch records a program: it would not see what happens.
+    """
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
+        return None
+    compiled = _loaded(name)
+    if compiled is None or first.dtype is not torch.float32 or not first.is_cpu or type(first) not in _PLAIN:
+        return None
+    if second is not None:
+        wanted = torch.float32 if name == "smk_ternary_between" else torch.int8
+        if second.dtype is not wanted or not second.is_cpu or type(second) not in _PLAIN or second.shape != first.shape:
+            return None
+    return compiled
+
+
+@functools.cache
+def _loaded(name: str) -> Callable[..., int] | None:
+    return kernel(name, _ARGUMENTS[name], simd=True)

@@ -19,6 +19,7 @@ Trust = Literal[
     "second-hand",  # as others quote it
     "third-party runs",  # others' runs of the method
     "recalled",  # from memory, not checked
+    "computed",  # by us, from what is published; nothing was trained
 ]
 Share = Literal["targeted weights", "weights and biases", "all parameters", "not said"]
 Kind = Literal["results", "settings", "literature"]
@@ -47,6 +48,7 @@ class Cells:
         seconds_per_epoch: Training time, seconds.
         extra_time: Training time over the dense baseline's, per cent more.
         compression: Memory saved, per cent.
+        packed: Bytes of the dense float32 weights that a packed file of this package saves, per cent.
         weights: Remaining weights, a count.
         n: Runs behind the numbers.
         note: What a reader must know.
@@ -78,6 +80,7 @@ class Cells:
     seconds_per_epoch: Measured | None = None
     extra_time: Range | None = None
     compression: Range | None = None
+    packed: Measured | None = None
     weights: Measured | None = None
     n: int | None = None
     note: str | None = None

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import os
 import platform
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +14,8 @@ import numpy as np
 import torch
 
 from supermask._version import __version__
+from supermask.lab.memory import peak_rss, reset_peak
 
-if sys.platform != "win32":
-    import resource
-
-_CLEAR_REFS: Final = Path("/proc/self/clear_refs")
-_STATUS: Final = Path("/proc/self/status")
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 
 
@@ -115,46 +108,18 @@ def checkout() -> dict[str, Any] | None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start measuring the peak memory anew, where the system allows it (Linux).
-
-    What earlier runs of this process have freed is given back to the system first, so that it does not count: workers
-    are told to keep it (:data:`supermask.lab.executors.local.KEEP_MEMORY`). Only glibc (Linux) can do that; elsewhere
-    the peak depends on what ran before.
-    """
-    gc.collect()
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
+    """Start measuring the peak memory anew, see :func:`supermask.lab.memory.reset_peak`."""
+    reset_peak()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    if _CLEAR_REFS.exists():
-        try:
-            _CLEAR_REFS.write_text("5")
-        except OSError:  # not allowed in some containers: the peak then counts from the start of the process
-            return
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:
     """Bytes: ``peak_rss`` of this process since :func:`reset_peak_memory` (None where unknown), ``peak_device`` on a GPU."""
-    peak = None
-    if sys.platform != "win32":
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    if _STATUS.exists():
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                peak = int(line.split()[1]) * 1024
-    memory: dict[str, int | None] = {"peak_rss": peak}
+    memory: dict[str, int | None] = {"peak_rss": peak_rss()}
     if device.type == "cuda":
         memory["peak_device"] = torch.cuda.max_memory_allocated(device)
     return memory
-
-
-def _malloc_trim() -> Callable[[int], int] | None:
-    """What gives freed memory back in glibc; None on other systems."""
-    if not sys.platform.startswith("linux"):
-        return None
-    trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-    return trim
 
 
 def _cpu_name() -> str:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from supermask.core.arrays import save_arrays
 from supermask.core.masks import Masks
 from supermask.lab.config import RunConfig
-from supermask.lab.files import canonical_json
+from supermask.lab.files import canonical_json, write_json
 from supermask.lab.plan import RunSpec
-from supermask.lab.store import RESULT_SCHEMA
+from supermask.lab.store import RESULT_SCHEMA, RunFolder, read_result
 from supermask.measure.macs import macs
 from supermask.measure.size import sizes
 
@@ -188,6 +188,20 @@ def _full(lines: Sequence[Mapping[str, Any]], key: str, better: str) -> dict[str
         "best": best[f"full_{key}"],
         "best_epoch": best["epoch"],
     }
+
+
+def record_packed(folder: RunFolder, size: int) -> None:
+    """Note in a finished run's result how many bytes its packed file has, for the tables of reports.
+
+    Args:
+        folder: Of the run.
+        size: Bytes of the whole file.
+
+    Raises:
+        RunError: The result is damaged or of another version.
+    """
+    result = read_result(folder)
+    write_json(folder.result, {**result, "bytes": {**result["bytes"], "packed": size}})
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from supermask.core.masks import Masks
 from supermask.errors import MaskError
+from supermask.tensors.entropy import entropy_bits
 
 _FLOAT_BYTES: Final = 4
 _INDEX_BITS: Final = 32
@@ -87,12 +88,6 @@ def compression_rate(size: int, weights_total: int) -> float:
         weights_total: All weights of the model, >= 1.
     """
     return 1.0 - size / (_FLOAT_BYTES * weights_total)
-
-
-def entropy_bits(counts: list[int]) -> float:
-    """Bits of an ideal code for a sequence of independent symbols that occur ``counts`` times each."""
-    total = sum(counts)
-    return sum(count * math.log2(total / count) for count in counts if count)
 
 
 def _symbol_counts(name: str, mask: Tensor, sign: Tensor | None) -> list[int]:

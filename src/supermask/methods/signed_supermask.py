@@ -46,10 +46,10 @@ class SignedSupermask(Method):
     5,000. (3) Scores are stored times the sign of W where that is exact, which keeps no frozen tensor. (4) Biases and
     other parameters that are not targeted train as usual; the paper's networks have none.
 
-    **Cost:** about a fifth of a dense step of the FCN at batch 128 more, on convolutional networks nothing that could be
-    measured (``docs/performance.md``); ``variable`` also selects twice in each layer after every step. Memory: 8 bytes a
-    layer; 1 byte a weight where the signs do not follow from the seed, with ``signed=False`` and with ``variable``; 4 bytes
-    a weight where the magnitudes of W differ.
+    **Cost:** 5 to 8 % of a dense step of the FCN at batch 128 more (a fifth without the compiled kernels), on convolutional
+    networks nothing that could be measured (``docs/performance.md``); ``variable`` also selects twice in each layer after
+    every step. Memory: 8 bytes a layer; 1 byte a weight where the signs do not follow from the seed, with ``signed=False``
+    and with ``variable``; 4 bytes a weight where the magnitudes of W differ.
 
     Args:
         threshold: tau in units of the score (``absolute``, default 0.01) or as a share in (0, 1) of the largest initial

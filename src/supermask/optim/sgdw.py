@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from supermask.errors import HyperparameterError, StateError
+from supermask.kernels.sgd import momentum_step
 from supermask.optim import _checks
 from supermask.optim._fused import can_fuse
 
@@ -119,21 +120,25 @@ class SGDW(torch.optim.SGD):
             return
         grads = [_aligned_grad(p) for p in params]
         lr, momentum = float(group["lr"]), float(group["momentum"])
-        if group["weight_decay"]:
-            torch._foreach_mul_(params, 1.0 - float(group["weight_decay"]))
-        buffers: list[Tensor | None] = [None] * len(params)
+        decay, nesterov = float(group["weight_decay"]), bool(group["nesterov"])
+        velocities: list[Tensor] = []
         if momentum:
             if lr >= SMALLEST_RATE:
                 self._express_buffers_in(lr, group)
             velocities = [self._buffer(p) for p in params]
-            if lr < SMALLEST_RATE:
-                _tiny_step(params, grads, velocities, group, grad_scale)
-                return
-            buffers = list(velocities)
+        ordinary = velocities and lr >= SMALLEST_RATE and group["fused"] and grad_scale is None and found_inf is None
+        options = (lr, momentum, nesterov, decay)
+        if ordinary and momentum_step(params, grads, velocities, *options):
+            return
+        if decay:
+            torch._foreach_mul_(params, 1.0 - decay)
+        if velocities and lr < SMALLEST_RATE:
+            _tiny_step(params, grads, velocities, group, grad_scale)
+            return
         sgd(
             params,
             grads,
-            buffers,
+            list(velocities) or [None] * len(params),
             has_sparse_grad=any(g.is_sparse for g in grads),
             foreach=group["foreach"],
             fused=group["fused"],
@@ -143,7 +148,7 @@ class SGDW(torch.optim.SGD):
             momentum=momentum,
             lr=lr,
             dampening=0.0,
-            nesterov=group["nesterov"],
+            nesterov=nesterov,
             maximize=False,
         )
 

@@ -18,6 +18,7 @@ FIGURES: Final = {
     "seconds_per_epoch": 1.0,
     "extra_time": 100.0,
     "compression": 100.0,
+    "packed": 100.0,
     "weights": 1.0,
 }
 
@@ -49,6 +50,16 @@ NOT_SAID: Final = "not said"
 
 #: The trust in numbers from memory, which nobody has checked.
 RECALLED: Final = "recalled"
+
+#: The trust in numbers that we computed from what is published, without training.
+COMPUTED: Final = "computed"
+
+#: What the words of lines mean.
+WORDS: Final = {
+    "quoted": "quoted, not run here",
+    RECALLED: "recalled, not checked and not run here",
+    COMPUTED: "computed here from what is published, not trained",
+}
 
 
 @dataclass(frozen=True)
@@ -104,8 +115,8 @@ class Quote:
 
     @property
     def word(self) -> str:
-        """What its line calls it: "recalled" where nobody looked the number up, "quoted" otherwise."""
-        return "recalled" if self.trust == RECALLED else "quoted"
+        """What its line calls it: "recalled" where nobody looked the number up, "computed" where we did, or "quoted"."""
+        return self.trust if self.trust in WORDS else "quoted"
 
     @property
     def has_figures(self) -> bool:

@@ -12,7 +12,7 @@ from supermask.report.grid import UNKNOWN, Grid, escape_markdown
 from supermask.report.latex import to_latex
 from supermask.report.names import row_names
 from supermask.report.path import path_grid
-from supermask.report.quoted import FIGURES, NEEDS, NOT_SAID, TARGETED, Quote
+from supermask.report.quoted import FIGURES, NEEDS, NOT_SAID, TARGETED, WORDS, Quote
 from supermask.report.rank_table import ranking_grids
 from supermask.report.statistics import Spread
 from supermask.report.summary import Row, said, same_device
@@ -235,11 +235,16 @@ class _Results:
 
     def size(self) -> Grid:
         accountings = list(dict.fromkeys(key for row in self.rows for key, value in row.compression.items() if value))
+        if "packed" not in accountings and any("packed" in quote.cells for quote in self.quotes):
+            accountings.append("packed")
         columns = [
             _Column("remaining", lambda row: form.mean(row.weights_remaining, form.count), "weights"),
             _Column("targeted", lambda row: form.mean(row.weights_targeted, form.count), "start_weights"),
             _Column("of all %", lambda row: form.mean(row.remaining_of_all, form.percent)),
-            *(_Column(f"{ACCOUNTINGS.get(key, key)} %", _compression(key)) for key in accountings),
+            *(
+                _Column(f"{ACCOUNTINGS.get(key, key)} %", _compression(key), "packed" * (key == "packed"))
+                for key in accountings
+            ),
         ]
         notes = []
         if accountings:
@@ -449,8 +454,7 @@ def _sources(quotes: Sequence[Quote], marks: Mapping[str, int]) -> list[str]:
     """One note a source, one for each remark on a quoted row."""
     sources = sorted({quote.source for quote in quotes}, key=lambda source: marks[source])
     words = {quote.source: quote.word for quote in quotes}
-    kinds = {"quoted": "quoted, not run here", "recalled": "recalled, not checked and not run here"}
-    notes = [f"[{marks[source]}] {kinds[words[source]]}: {source.removesuffix('.')}." for source in sources]
+    notes = [f"[{marks[source]}] {WORDS[words[source]]}: {source.removesuffix('.')}." for source in sources]
     remarks: dict[tuple[str, str], list[str]] = {}
     for quote in quotes:
         if quote.note:

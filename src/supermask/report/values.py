@@ -101,7 +101,10 @@ def _quoted_line(quote: Quote) -> dict[str, Any]:
     return _flatten(
         line
         | {"experiment": quote.experiment}
-        | {"extra_time": {"fraction": cells["extra_time"]}, "compression": {"unnamed": cells["compression"]}}
+        | {
+            "extra_time": {"fraction": cells["extra_time"]},
+            "compression": {"packed": cells["packed"], "unnamed": cells["compression"]},
+        }
     )
 
 

@@ -67,12 +67,24 @@ class Stream:
         digest = hashlib.blake2b(name, digest_size=8).digest()
         self._high = (int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little"))
 
-    def bits32(self, n: int) -> Words:
-        """The first ``n`` words, uint32, shape (n,)."""
+    @classmethod
+    def numbered(cls, seed: int, number: int) -> Stream:
+        """The stream of a seed whose name has this :attr:`number`."""
+        stream = cls(seed)
+        stream._high = (number & 0xFFFFFFFF, number >> 32)
+        return stream
+
+    @property
+    def number(self) -> int:
+        """What the name becomes, 64 bits: seed and number are all there is to a stream."""
+        return self._high[0] | self._high[1] << 32
+
+    def bits32(self, n: int, skip: int = 0) -> Words:
+        """``n`` words, uint32, shape (n,): the first ones, or those after ``4 * skip`` others."""
         blocks = -(-n // 4)
         out = np.empty((blocks, 4), np.uint32)
         for start in range(0, blocks, _CHUNK):
-            index = np.arange(start, min(start + _CHUNK, blocks), dtype=np.uint64)
+            index = np.arange(skip + start, skip + min(start + _CHUNK, blocks), dtype=np.uint64)
             counter = np.empty((len(index), 4), np.uint64)
             counter[:, 0], counter[:, 1] = index & _LOW, index >> _SHIFT
             counter[:, 2], counter[:, 3] = self._high
@@ -106,6 +118,10 @@ class Stream:
         words = self.bits32(-(-n // 32)).astype("<u4")
         bits = np.unpackbits(words.view(np.uint8), bitorder="little")[:n]
         return (bits.astype(np.int8) << 1) - np.int8(1)
+
+    def sides(self, n: int) -> npt.NDArray[np.int8]:
+        """``n`` fair signs, int8 in {-1, +1}: the signs of what :meth:`normal` gives, from the top bits of the words."""
+        return ((self.bits32(n) >> np.uint32(31)).astype(np.int8) << 1) - np.int8(1)
 
     def permutation(self, n: int) -> npt.NDArray[np.int64]:
         """A permutation of range(n): the stable order of ``n`` 64-bit words."""

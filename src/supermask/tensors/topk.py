@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from supermask.kernels import selection
 
 
 def keep_count(density: float, size: int) -> int:
@@ -93,17 +94,13 @@ def _select(flat: Tensor, k: int) -> Tensor:
         _refuse_nan(flat)
         return torch.full_like(flat, k > 0, dtype=torch.bool)
     if _for_numpy(flat):
-        ranked = np.partition(flat.numpy(), flat.numel() - k)
-        top = ranked[flat.numel() - k :]
-        _refuse_nan(torch.from_numpy(top))  # a NaN is ranked above every number
-        threshold = torch.from_numpy(top[:1]).squeeze()
-    else:
-        _refuse_nan(flat)
-        threshold = kth_largest(flat, k)
+        return torch.from_numpy(selection.largest(flat.numpy(), k))
+    _refuse_nan(flat)
+    threshold = kth_largest(flat, k)
     mask = flat >= threshold
-    if _count(mask) > k:
+    if int(mask.sum()) > k:
         mask, ties = flat > threshold, flat == threshold
-        ties[_end_of_first(ties, k - _count(mask)) :] = False
+        ties[_end_of_first(ties, k - int(mask.sum())) :] = False
         mask |= ties
     return mask
 
@@ -113,7 +110,7 @@ def _end_of_first(entries: Tensor, n: int) -> int:
     low, high = 0, entries.numel()
     while high - low > 1:
         middle = (low + high) // 2
-        count = _count(entries[low:middle])
+        count = int(entries[low:middle].sum())
         if count >= n:
             high = middle
         else:
@@ -128,12 +125,7 @@ def holds_nan(values: Tensor) -> bool:
 
 def _refuse_nan(values: Tensor) -> None:
     if holds_nan(values):
-        raise ValueError("a score is NaN: scores must be numbers to be ranked")
-
-
-def _count(mask: Tensor) -> int:
-    """Number of True entries; on the CPU numpy counts bytes many times faster than torch."""
-    return int(np.count_nonzero(mask.numpy())) if mask.device.type == "cpu" else int(mask.sum())
+        raise ValueError(selection.NAN_REFUSED)
 
 
 def _for_numpy(flat: Tensor) -> bool:
@@ -143,11 +135,9 @@ def _for_numpy(flat: Tensor) -> bool:
 def kth_largest(scores: Tensor, k: int) -> Tensor:
     """The k-th largest entry (k = 1 is the maximum), as a 0-dim tensor of the same dtype and device.
 
-    On the CPU numpy's introselect is used, which is faster than ``torch.kthvalue`` on large tensors.
+    NaN ranks above every number.
     """
     flat = scores.detach().reshape(-1)
-    position = flat.numel() - k
     if _for_numpy(flat):
-        value = np.partition(flat.numpy(), position)[position]
-        return torch.tensor(value.item(), dtype=flat.dtype)
-    return torch.kthvalue(flat, position + 1).values
+        return torch.tensor(selection.kth_largest(flat.numpy(), k), dtype=flat.dtype)
+    return torch.kthvalue(flat, flat.numel() - k + 1).values
