@@ -383,7 +383,7 @@ SETTINGS = {"kind": "settings", "columns": {"rate": "train.optimizer.lr"}}
         ({"published": {"others": [CELLS | {"remaining": [1, 2]}]}},
          r"published\.others\.0: remaining must hold 1 number \(mean\) or 3 \(mean, low, high\), got \[1, 2\]"),
         ({"published": {"others": [CELLS | {"trust": "rumour"}]}},
-         r"published\.others\.0\.trust: expected .*'recalled' or null, got 'rumour'"),
+         r"published\.others\.0\.trust: expected .*'recalled' or 'computed' or null, got 'rumour'"),
         ({"table": "settings"}, r"table: expected a section of keys and values"),
         ({"table": {"kin": "settings"}}, r"table\.kin: unknown key; did you mean 'kind'\?"),
         ({"table": {"kind": "setting"}}, r"table\.kind: expected 'results' or 'settings' or 'literature', got 'setting'"),
