@@ -7,6 +7,8 @@
     │   └── UnsupportedModuleError a module that the method or the core refuses, by name
     ├── BindError              an optimizer does not fit the sparsifier                              (also ValueError)
     ├── StateError             a saved state belongs to another method, model or version             (also ValueError)
+    ├── StructureError         channel groups cannot be found, do not fit the model, or cannot be removed (also ValueError)
+    ├── BudgetError            a budget cannot be met, or its cost is not known here                 (also ValueError)
     ├── MaskError              masks or initial arrays do not fit the model, or their file is damaged (also ValueError)
     ├── DataError              a data set cannot be used
     │   ├── MissingDataError       its files are not there; the message says what to put where       (also FileNotFoundError)
@@ -56,6 +58,14 @@ class BindError(SupermaskError, ValueError):
 
 class StateError(SupermaskError, ValueError):
     """A saved state belongs to another method, another model or another version."""
+
+
+class StructureError(SupermaskError, ValueError):
+    """Channel groups that cannot be found, that do not fit the model, or whose channels cannot be removed; by name."""
+
+
+class BudgetError(SupermaskError, ValueError):
+    """A budget that no choice of channels meets, or whose cost is not known here; the message has the nearest feasible one."""
 
 
 class MaskError(SupermaskError, ValueError):
