@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import platform
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from supermask.lab.executors.local import KEEP_MEMORY
 
@@ -60,37 +63,80 @@ def measure(
         calls: Calls of a candidate in one round.
         warmup: Untimed calls of each candidate before the first round.
         clock: Function of ``time`` that gives seconds: ``process_time`` (CPU time) or ``perf_counter`` (wall clock).
+
+    Raises:
+        RuntimeError: A candidate failed, or its process died; the message names it, and has its traceback or exit code.
     """
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    for name, environment in environments.items():
-        pipes[name], other = context.Pipe()
+    candidates: dict[str, _Candidate] = {}
+    try:
+        for name, environment in environments.items():
+            candidates[name] = _Candidate(name, environment, (factory, name, calls, warmup, clock))
+            candidates[name].answer()  # warmed up: one process at a time
+        times: dict[str, list[float]] = {name: [] for name in candidates}
+        for _ in range(rounds):
+            for name, candidate in candidates.items():
+                candidate.go()
+                times[name].append(candidate.answer())
+        return times
+    finally:
+        for candidate in candidates.values():
+            candidate.end()
+
+
+class _Candidate:
+    """A process that times one candidate when it is told to."""
+
+    def __init__(self, name: str, environment: Mapping[str, str], arguments: tuple[Any, ...]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other, *arguments), daemon=True)
         before = dict(os.environ)
         os.environ.update(environment)
-        context.Process(target=_serve, args=(other, factory, name, calls, warmup, clock), daemon=True).start()
-        os.environ.clear()
-        os.environ.update(before)
-        pipes[name].recv()  # warmed up: one process at a time
-    times: dict[str, list[float]] = {name: [] for name in pipes}
-    for _ in range(rounds):
-        for name, pipe in pipes.items():
-            pipe.send("go")
-            times[name].append(pipe.recv())
-    for pipe in pipes.values():
-        pipe.send("")  # end
-    return times
+        try:
+            self.process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        other.close()  # only the process has it now: when that dies, no answer can come
+
+    def go(self) -> None:
+        """Ask for one round; a process that has died is noticed by :meth:`answer`."""
+        with contextlib.suppress(BrokenPipeError):
+            self.pipe.send("go")
+
+    def answer(self) -> float:
+        """What the process says next."""
+        try:
+            reply: float | str = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            raise RuntimeError(f"the process of {self.name!r} ended with exit code {self.process.exitcode}") from None
+        if isinstance(reply, str):
+            raise RuntimeError(f"{self.name!r} failed:\n{reply}")
+        return reply
+
+    def end(self) -> None:
+        """Let the process end: without its pipe it has nothing to wait for."""
+        self.pipe.close()
+        self.process.join()
 
 
 def _serve(pipe: Connection, factory: Factory, name: str, calls: int, warmup: int, clock: str) -> None:
-    function, seconds = factory(name), getattr(time, clock)
-    for _ in range(warmup):
-        function()
-    pipe.send(0.0)
-    while pipe.recv() == "go":
-        start = seconds()
-        for _ in range(calls):
+    try:
+        function, seconds = factory(name), getattr(time, clock)
+        for _ in range(warmup):
             function()
-        pipe.send((seconds() - start) / calls)
+        pipe.send(0.0)
+        while pipe.recv() == "go":
+            start = seconds()
+            for _ in range(calls):
+                function()
+            pipe.send((seconds() - start) / calls)
+    except EOFError:
+        return  # the end
+    except Exception:  # noqa: BLE001  (whatever it is, the one that asked says it)
+        pipe.send(traceback.format_exc())
 
 
 def ratio(times: Sequence[float], reference: Sequence[float]) -> tuple[float, float, float]:

@@ -2,11 +2,11 @@
 
     python benchmarks/selection.py [--rounds N]
 
-4.19 million scores of float32 (a normal distribution), one thread. All candidates begin with the scores and end with a mask:
-``kthvalue`` is ``|scores|``, torch.kthvalue and a comparison, ``sort`` the same with a sort; ``ours`` is ``|scores|`` and
-topk_mask, which also refuses NaN and counts ties, ``numpy`` the same without the compiled kernels. "equal scores" has a single
-value, so that half of all is a tie. Once as a user's program runs (glibc gives memory back after every call), once as the lab's
-workers do.
+4.19 million scores of float32 (a normal distribution), one thread. All candidates begin with the scores and end with the mask
+of the largest magnitudes: ``kthvalue`` is ``|scores|``, torch.kthvalue and a comparison, ``sort`` the same with a sort;
+``ours`` is topk_mask by magnitude, which also refuses NaN and counts ties, ``numpy`` the same without the compiled kernels.
+"equal scores" has a single value, so that half of all is a tie. Once as a user's program runs (glibc gives memory back after
+every call), once as the lab's workers do.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def candidate(name: str) -> Callable[[], Tensor]:
         return magnitude >= magnitude.sort(descending=True).values[k - 1]
 
     def ours() -> Tensor:
-        return topk_mask(scores.abs(), k)
+        return topk_mask(scores, k, magnitude=True)
 
     return {"kthvalue": kthvalue, "sort": sort, "ours": ours, "numpy": ours}[which]
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from interleaved import LAB, header, measure, ratio
 
 from supermask import Magnitude, Method, RandomMask, SignedSupermask, models, optim
-from supermask.methods import SET, DessiLBI, RigL
+from supermask.methods import SET, DessiLBI, EdgePopup, RigL
 
 SHAPES = {"fcn": (1, 28, 28), "conv2": (3, 32, 32), "conv4": (3, 32, 32), "conv6": (3, 32, 32)}
 EVERY = 100
@@ -25,6 +25,7 @@ METHODS: dict[str, Method] = {
     "signed-supermask": SignedSupermask(),
     "random": RandomMask(),
     "magnitude": Magnitude(),
+    "edge-popup": EdgePopup(),
     "dessilbi": DessiLBI(),
     "set without event": SET(every=10**7),
     "set with event": SET(every=1),

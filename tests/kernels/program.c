@@ -103,6 +103,18 @@ static void sgd(size_t n) {
     for (int i = 0; i < 2; i++) free(p[i]), free(m[i]), free((void *)g[i]);
 }
 
+static void masks(size_t n) {
+    SIMD(smk_mask);
+    float *values = floats(n), *before = room(n, sizeof *before);
+    uint8_t *mask = room(n, 1);
+    if (n) memcpy(before, values, n * sizeof *values);
+    for (size_t i = 0; i < n; i++) mask[i] = uniform() < 0.3;
+    CHECK(smk_mask(values, mask, (int64_t)n) == OK);
+    for (size_t i = 0; i < n; i++) CHECK(values[i] == (mask[i] ? before[i] : 0.0f));
+    CHECK(smk_mask(values, mask, -1) == BAD_INPUT);
+    free(values), free(before), free(mask);
+}
+
 static int descending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x < y) - (x > y);
@@ -114,6 +126,10 @@ static void selection(size_t n, int kinds) {
     SIMD(smk_kth_double);
     SIMD(smk_largest_float);
     SIMD(smk_largest_double);
+    SIMD(smk_kth_magnitude_float);
+    SIMD(smk_kth_magnitude_double);
+    SIMD(smk_largest_magnitude_float);
+    SIMD(smk_largest_magnitude_double);
     float *narrow = floats(n);
     double *wide = room(n, sizeof *wide), *sorted = room(n, sizeof *sorted), cut;
     uint8_t *mask = room(n, 1);
@@ -129,7 +145,8 @@ static void selection(size_t n, int kinds) {
         CHECK(smk_kth_float(narrow, count, rank, &narrow_cut) == OK && narrow_cut == sorted[rank - 1]);
         CHECK(smk_kth_double(wide, count, rank, &cut) == OK && cut == sorted[rank - 1]);
         for (int type = 0; type < 2; type++) {
-            CHECK((type ? smk_largest_double(wide, count, rank, mask) : smk_largest_float(narrow, count, rank, mask)) == OK);
+            CHECK((type ? smk_largest_double(wide, count, rank, mask) : smk_largest_float(narrow, count, rank, mask)) ==
+                  OK);
             int64_t kept = 0, tied_out = 0;
             for (size_t i = 0; i < n; i++) {
                 kept += mask[i];
@@ -138,8 +155,18 @@ static void selection(size_t n, int kinds) {
             }
             CHECK(kept == rank);
         }
+        /* magnitudes: the k-th of them has as many above it, and with its equals, as its rank says */
+        CHECK(smk_kth_magnitude_float(narrow, count, rank, &narrow_cut) == OK);
+        CHECK(smk_kth_magnitude_double(wide, count, rank, &cut) == OK && cut == narrow_cut);
+        CHECK(smk_largest_magnitude_double(wide, count, rank, mask) == OK);
+        int64_t above = 0, reached = 0, chosen = 0;
+        for (size_t i = 0; i < n; i++) above += fabs(wide[i]) > cut, reached += fabs(wide[i]) >= cut, chosen += mask[i];
+        CHECK(above < rank && rank <= reached && chosen == rank);
+        uint8_t *other = room(n, 1);
+        CHECK(smk_largest_magnitude_float(narrow, count, rank, other) == OK && memcmp(other, mask, n) == 0);
+        free(other);
         atomic_store(&fails_in, 0);
-        CHECK(smk_largest_float(narrow, count, rank, mask) == NO_MEMORY);
+        CHECK(smk_largest_magnitude_float(narrow, count, rank, mask) == NO_MEMORY);
         atomic_store(&fails_in, 1); /* only the second one, if there is a second */
         int status = smk_kth_double(wide, count, rank, &cut);
         CHECK(status == OK || status == NO_MEMORY);
@@ -149,7 +176,9 @@ static void selection(size_t n, int kinds) {
     CHECK(smk_largest_float(narrow, (int64_t)n, (int64_t)n + 1, mask) == BAD_INPUT);
     narrow[n / 2] = NAN, wide[n / 2] = -NAN;
     CHECK(smk_largest_float(narrow, (int64_t)n, 1, mask) == NOT_A_NUMBER);
+    CHECK(smk_largest_magnitude_float(narrow, (int64_t)n, 1, mask) == NOT_A_NUMBER);
     CHECK(smk_kth_double(wide, (int64_t)n, (int64_t)n, &cut) == NOT_A_NUMBER);
+    CHECK(smk_kth_magnitude_double(wide, (int64_t)n, (int64_t)n, &cut) == NOT_A_NUMBER);
     free(narrow), free(wide), free(sorted), free(mask);
 }
 
@@ -234,9 +263,9 @@ int main(int count, char **arguments) {
     if (!library) fail(__LINE__, dlerror());
     variant = arguments[2];
     const size_t sizes[] = {0, 1, 7, 16, 1000, 4099};
-    for (int i = 0; i < 6; i++) ternary(sizes[i]), sgd(sizes[i]);
+    for (int i = 0; i < 6; i++) ternary(sizes[i]), sgd(sizes[i]), masks(sizes[i]);
     for (int i = 1; i < 6; i++) selection(sizes[i], 0), selection(sizes[i], 2);
-    selection(140000, 0), selection(140000, 3);
+    selection(140000, 0), selection(140000, 3), selection(140000, 40), selection(131072 + 4095, 1);
     for (int i = 3; i < count; i++) {
         FILE *file = fopen(arguments[i], "rb");
         int64_t kind;

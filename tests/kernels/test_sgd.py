@@ -53,6 +53,22 @@ def test_torchs_bits(nesterov: bool, decay: float) -> None:
 
 
 @needs_step
+def test_a_graph_that_needs_the_old_weights_is_refused() -> None:
+    """Torch tells by a tensor's version, which only its own functions count up."""
+    weight = nn.Parameter(torch.ones(3))
+    loss = (weight * weight).sum()
+    weight.grad = torch.ones(3)
+    optimizer = SGDW([weight], lr=0.1)
+    optimizer.step()
+    buffer = optimizer.state[weight]["momentum_buffer"]
+    before = buffer._version
+    optimizer.step()
+    assert buffer._version > before
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@needs_step
 def test_channels_last() -> None:
     ours, theirs = draw((4, 3, 5, 5)), draw((4, 3, 5, 5))
     for group in (*ours, *theirs):

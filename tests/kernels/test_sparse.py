@@ -302,6 +302,9 @@ def test_an_image_does_not_depend_on_the_others(variant: str) -> None:
     for threads in (2, 3, 5, 64):
         assert np.array_equal(program.run(x, threads=threads), whole)
     assert np.array_equal(program.run(np.asfortranarray(x)), whole)
+    shifted = np.frombuffer(bytearray(x.nbytes + 1), np.float32, count=x.size, offset=1).reshape(x.shape)
+    shifted[...] = x  # at an address that is no multiple of four
+    assert np.array_equal(program.run(shifted), whole)
 
 
 def test_not_a_number_stays_in_its_image(variant: str) -> None:

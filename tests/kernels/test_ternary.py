@@ -168,6 +168,24 @@ def test_scores_next_to_the_threshold(tau: float, scale: float, monkeypatch: pyt
     assert torch.equal(ternary(scores, tau, scale).sign().int(), expected)
 
 
+def test_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They pass through the gradient of the score, which must then be torch's own."""
+    signs = special(40).sign().nan_to_num().to(torch.int8)
+    inputs = torch.linspace(-1, 1, 40)
+
+    def second() -> Result:
+        weight = torch.linspace(1, 2, 40, requires_grad=True)
+        outer = torch.linspace(-1, 1, 40, requires_grad=True)
+        gradient = straight_through(weight * outer, signs, 0.5)  # as the backward of a backward does it
+        (gradient * inputs).sum().backward()
+        assert outer.grad is not None
+        return [gradient.detach(), outer.grad]
+
+    ours, theirs = both(second, monkeypatch)
+    assert_same_bits((ours, theirs))
+    assert torch.equal(ours[1], inputs * torch.linspace(1, 2, 40) * signs * 0.5)
+
+
 def test_a_threshold_that_products_cannot_tell() -> None:
     assert module._scaled(0.0, 0.3) is None
     assert module._scaled(0.01, -1.0) is None
@@ -180,6 +198,7 @@ def test_no_kernel_reads_what_it_cannot() -> None:
     assert module._kernel("smk_ternary", plain) is not None
     assert module._kernel("smk_ternary_signs", plain, plain.to(torch.int8)) is not None
     refused = [plain.double(), plain.to("meta"), plain.as_subclass(type("Special", (Tensor,), {}))]
+    refused += [torch.complex(plain, plain).conj().imag]  # its memory holds the negative
     for other in refused:
         assert module._kernel("smk_ternary", other) is None
     for beside in (plain, torch.ones(2, dtype=torch.int8), torch.ones(3, 1, dtype=torch.int8)):

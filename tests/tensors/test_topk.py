@@ -52,6 +52,25 @@ def test_a_channels_last_score_gives_the_mask_of_its_logical_order() -> None:
     assert torch.equal(mask, scores >= 103)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64])
+def test_by_magnitude(dtype: torch.dtype) -> None:
+    """The masks of the absolute values, of one tensor and of several."""
+    scores = (torch.randn(3, 500, generator=torch.Generator().manual_seed(0)) * 8).round().to(dtype)
+    for k in (0, 1, 700, 1_499, 1_500):
+        assert torch.equal(topk_mask(scores, k, magnitude=True), topk_mask(scores.abs(), k))
+        ours = topk_masks([scores[0], scores[1:]], k, magnitude=True)
+        assert all(map(torch.equal, ours, topk_masks([scores[0].abs(), scores[1:].abs()], k)))
+
+
+def test_scores_that_lie_apart_in_memory() -> None:
+    scores = torch.tensor([3.0, 9.0, 1.0, 9.0, 2.0, 9.0])[::2]
+    assert topk_mask(scores, 2).tolist() == [True, False, True]
+    assert kth_largest(scores, 2) == 2
+    assert topk_mask(torch.ones(1).expand(4), 3).tolist() == [True, True, True, False]
+    negative = torch.complex(scores, scores).conj().imag
+    assert topk_mask(negative, 1).tolist() == [False, True, False]
+
+
 def test_masks_of_several_tensors_do_not_share_memory() -> None:
     first, second = topk_masks([torch.ones(4), torch.ones(4)], 8)
     first.zero_()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -42,6 +43,8 @@ def masks_by_score(
     density: float,
     scope: Scope,
     limits: Sequence[int] | None = None,
+    *,
+    magnitude: bool = False,
 ) -> list[Tensor]:
     """Keep the highest scores.
 
@@ -52,6 +55,7 @@ def masks_by_score(
         scope: ``global`` ranks all scores together; ``uniform`` and ``erk`` give every target its own share first.
         limits: The most weights that each target may keep under ``uniform`` and ``erk``; None: all. For methods whose
             masks only shrink: with one total less, the largest remainder may give a target one weight more.
+        magnitude: Rank by ``|score|``.
 
     Returns:
         One bool mask per target; together they keep exactly ``density * size`` weights, rounded half up.
@@ -60,20 +64,32 @@ def masks_by_score(
         HyperparameterError: The density stands for no weight at all.
         DivergedError: A score is NaN; the message names the target.
     """
-    _refuse_nan(targets, scores)
     total = promised(targets, density)
     if scope == "global":
-        return topk_masks(scores, total)
-    shares = layer_counts(targets, density, scope, limits)
-    return [topk_mask(score, k) for score, k in zip(scores, shares, strict=True)]
+        with _nan_named(targets, scores):
+            return topk_masks(scores, total, magnitude=magnitude)
+    return _by_counts(targets, scores, layer_counts(targets, density, scope, limits), magnitude)
 
 
-def _refuse_nan(targets: Sequence[Target], scores: Sequence[Tensor]) -> None:
-    for target, score in zip(targets, scores, strict=True):
-        if holds_nan(score):
-            raise DivergedError(
-                f"{target.name} holds values that are not numbers (NaN): training diverged before pruning"
-            )
+def _by_counts(
+    targets: Sequence[Target], scores: Sequence[Tensor], counts: Sequence[int], magnitude: bool
+) -> list[Tensor]:
+    with _nan_named(targets, scores):
+        return [topk_mask(score, k, magnitude=magnitude) for score, k in zip(scores, counts, strict=True)]
+
+
+@contextlib.contextmanager
+def _nan_named(targets: Sequence[Target], scores: Sequence[Tensor]) -> Iterator[None]:
+    """Say which target holds NaN, if one does: what selects refuses it, and looking before would be one more pass."""
+    try:
+        yield
+    except ValueError as error:
+        for target, score in zip(targets, scores, strict=True):
+            if holds_nan(score):
+                raise DivergedError(
+                    f"{target.name} holds values that are not numbers (NaN): training diverged before pruning"
+                ) from error
+        raise
 
 
 def layer_counts(
@@ -117,8 +133,7 @@ def masks_by_counts(targets: Sequence[Target], scores: Sequence[Tensor], counts:
     Raises:
         DivergedError: A score is NaN; the message names the target.
     """
-    _refuse_nan(targets, scores)
-    return [topk_mask(score, k) for score, k in zip(scores, counts, strict=True)]
+    return _by_counts(targets, scores, counts, magnitude=False)
 
 
 def random_scores(targets: Sequence[Target], seed: int) -> list[Tensor]:
@@ -168,7 +183,7 @@ def masks_by_learnt_score(
 ) -> list[Tensor]:
     """:func:`masks_by_score` of the scores that the targets hold now, or of their absolute values."""
     scores = [target.parameter.detach() for target in targets]
-    return masks_by_score(targets, [x.abs() for x in scores] if absolute else scores, density, scope, limits)
+    return masks_by_score(targets, scores, density, scope, limits, magnitude=absolute)
 
 
 def selected(target: Target) -> Selected:

@@ -55,6 +55,8 @@ def momentum_step(
     if step is None or not all(map(_readable, params, gradients, buffers)):
         return False
     step(params, gradients, buffers, lr, momentum, nesterov, decay)
+    # a graph that still needs the old values is then refused
+    torch.autograd.graph.increment_version([*params, *buffers])
     return True
 
 
@@ -88,6 +90,8 @@ def _readable(param: Tensor, gradient: Tensor, buffer: Tensor) -> bool:
     """Whether the compiled step can walk these three in the order of memory."""
     for tensor in (param, gradient, buffer):
         if tensor.dtype is not torch.float32 or not tensor.is_cpu or tensor.is_sparse or type(tensor) not in _PLAIN:
+            return False
+        if tensor.is_neg():
             return False
     return param.is_contiguous() or param.is_contiguous(memory_format=torch.channels_last)
 

@@ -185,7 +185,8 @@ class Program:
             return np.empty((0, *self.output_shape), np.float32)
         if self._run is None:
             return sparse_numpy.run(self.steps, self._functions, x)
-        x = np.ascontiguousarray(x)
+        if not (x.flags.c_contiguous and x.flags.aligned):
+            x = np.array(x, order="C")
         count = len(x)
         y = np.empty((count, *self.output_shape), np.float32)
         if count > 1:

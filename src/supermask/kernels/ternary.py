@@ -108,7 +108,8 @@ def straight_through(gradient: Tensor, frozen: Tensor, scale: float = 1.0) -> Te
     if frozen.dtype is not torch.int8:
         return gradient * frozen
     compiled = _kernel("smk_signed_gradient", gradient, frozen)
-    if compiled is not None:
+    differentiated = torch.is_grad_enabled() and gradient.requires_grad  # a second derivative will be asked for
+    if compiled is not None and not differentiated:
         result = torch.empty_like(frozen, dtype=gradient.dtype)
         if result.stride() == gradient.stride() == frozen.stride():
             compiled(gradient.data_ptr(), frozen.data_ptr(), result.data_ptr(), result.numel(), scale)
@@ -130,6 +131,8 @@ def _kernel(name: str, first: Tensor, second: Tensor | None = None) -> Callable[
         return None
     compiled = _loaded(name)
     if compiled is None or first.dtype is not torch.float32 or not first.is_cpu or type(first) not in _PLAIN:
+        return None
+    if first.is_neg() or (second is not None and second.is_neg()):
         return None
     if second is not None:
         wanted = torch.float32 if name == "smk_ternary_between" else torch.int8

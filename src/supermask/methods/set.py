@@ -118,6 +118,6 @@ class SET(Method):
             s.set_mask(target, mask & ~new)  # a weight that was dropped and drawn again forgets its momentum, too
             s.set_mask(target, mask)
             values = Stream(s.seed, "values", target.name, s.round, s.step).normal(active.numel() - kept.numel())
-            weight[new] = (torch.from_numpy(values) * s.state[f"std/{target.name}"].cpu()).to(weight)
+            weight.masked_scatter_(new, (torch.from_numpy(values) * s.state[f"std/{target.name}"].cpu()).to(weight))
         else:
             s.set_mask(target, mask)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from supermask.kernels import selection
@@ -20,12 +22,13 @@ def keep_count(density: float, size: int) -> int:
     return min(size, math.floor(density * size + 0.5))
 
 
-def topk_mask(scores: Tensor, k: int) -> Tensor:
+def topk_mask(scores: Tensor, k: int, *, magnitude: bool = False) -> Tensor:
     """Mask of the k largest scores.
 
     Args:
         scores: Any shape and real dtype.
         k: Number of entries to keep, in [0, scores.numel()].
+        magnitude: Rank by ``|score|``: the same mask as that of ``scores.abs()``, without the copy where kernels do it.
 
     Returns:
         Bool tensor of the same shape with exactly k True entries; among ties the lower flat index is kept.
@@ -33,15 +36,16 @@ def topk_mask(scores: Tensor, k: int) -> Tensor:
     Raises:
         ValueError: k is out of range or a score is NaN.
     """
-    return topk_masks([scores], k)[0]
+    return topk_masks([scores], k, magnitude=magnitude)[0]
 
 
-def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
+def topk_masks(scores: Sequence[Tensor], k: int, *, magnitude: bool = False) -> list[Tensor]:
     """Masks of the k largest scores over several tensors together.
 
     Args:
         scores: Tensors of any shapes, one real dtype and one device.
         k: Number of entries to keep over all tensors.
+        magnitude: Rank by ``|score|``.
 
     Returns:
         One bool tensor per input; their True entries sum to exactly k. Among ties the earlier tensor and the lower flat
@@ -54,7 +58,7 @@ def topk_masks(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     flat = flats[0] if len(flats) == 1 else torch.cat(flats)
     if not 0 <= k <= flat.numel():
         raise ValueError(f"k must be in [0, {flat.numel()}] (the number of scores), got {k}")
-    mask = _select(flat, k)
+    mask = _select(flat, k, magnitude)
     if len(flats) == 1:
         return [mask.reshape(scores[0].shape)]
     parts = mask.split([s.numel() for s in scores])
@@ -88,14 +92,16 @@ def topk_masks_by_keys(keys: Sequence[Sequence[Tensor]], k: int) -> list[Tensor]
     return [part.reshape(tensor.shape).clone() for part, tensor in zip(parts, keys[0], strict=True)]
 
 
-def _select(flat: Tensor, k: int) -> Tensor:
-    """Exactly the k largest of a flat tensor; ties by lower index. Ties cost time only where there are any."""
+def _select(flat: Tensor, k: int, magnitude: bool) -> Tensor:
+    """Exactly the k largest of a flat tensor, or of its magnitudes; ties by lower index."""
     if k in (0, flat.numel()):
         _refuse_nan(flat)
         return torch.full_like(flat, k > 0, dtype=torch.bool)
     if _for_numpy(flat):
-        return torch.from_numpy(selection.largest(flat.numpy(), k))
+        return torch.from_numpy(selection.largest(_numpy(flat), k, magnitude=magnitude))
     _refuse_nan(flat)
+    if magnitude:
+        flat = flat.abs()
     threshold = kth_largest(flat, k)
     mask = flat >= threshold
     if int(mask.sum()) > k:
@@ -132,6 +138,10 @@ def _for_numpy(flat: Tensor) -> bool:
     return flat.device.type == "cpu" and flat.dtype in (torch.float32, torch.float64)
 
 
+def _numpy(flat: Tensor) -> NDArray[Any]:
+    return flat.resolve_neg().contiguous().numpy()
+
+
 def kth_largest(scores: Tensor, k: int) -> Tensor:
     """The k-th largest entry (k = 1 is the maximum), as a 0-dim tensor of the same dtype and device.
 
@@ -139,5 +149,5 @@ def kth_largest(scores: Tensor, k: int) -> Tensor:
     """
     flat = scores.detach().reshape(-1)
     if _for_numpy(flat):
-        return torch.tensor(selection.kth_largest(flat.numpy(), k), dtype=flat.dtype)
+        return torch.tensor(selection.kth_largest(_numpy(flat), k), dtype=flat.dtype)
     return torch.kthvalue(flat, flat.numel() - k + 1).values

@@ -60,6 +60,13 @@ SMK_EXPORT int SMK_SIMD(smk_signed_gradient)(const float *gradient, const int8_t
                                              float scale);
 #endif
 
+/* ---- mask_simd.c ---------------------------------------------------------------------------------------------- */
+
+#ifdef VARIANT
+/* values *= mask, which is made of bytes 0 and 1. */
+SMK_EXPORT int SMK_SIMD(smk_mask)(float *values, const uint8_t *mask, int64_t count);
+#endif
+
 /* ---- sgd_simd.c ----------------------------------------------------------------------------------------------- */
 
 #ifdef VARIANT
@@ -82,8 +89,13 @@ SMK_EXPORT int SMK_SIMD(smk_kth_double)(const double *values, int64_t count, int
 /* mask = 1 for the `rank` largest, else 0; of equal ones the earlier is kept. */
 SMK_EXPORT int SMK_SIMD(smk_largest_float)(const float *values, int64_t count, int64_t rank, uint8_t *mask);
 SMK_EXPORT int SMK_SIMD(smk_largest_double)(const double *values, int64_t count, int64_t rank, uint8_t *mask);
-#endif
 
+/* The same of the magnitudes of the values. */
+SMK_EXPORT int SMK_SIMD(smk_kth_magnitude_float)(const float *values, int64_t count, int64_t rank, float *result);
+SMK_EXPORT int SMK_SIMD(smk_kth_magnitude_double)(const double *values, int64_t count, int64_t rank, double *result);
+SMK_EXPORT int SMK_SIMD(smk_largest_magnitude_float)(const float *values, int64_t count, int64_t rank, uint8_t *mask);
+SMK_EXPORT int SMK_SIMD(smk_largest_magnitude_double)(const double *values, int64_t count, int64_t rank, uint8_t *mask);
+#endif
 
 /* ---- sparse_simd.c -------------------------------------------------------------------------------------------- */
 
