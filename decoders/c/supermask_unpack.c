@@ -271,16 +271,20 @@ typedef struct {
     uint64_t stored, *numbers; /* increasing */
 } set;
 
+/* At most 30 bits; only bytes that hold some of them are read. */
 static uint64_t take_bits(const uint8_t *data, uint64_t at, int count) {
+    const int before = (int)(at & 7);
     uint64_t value = 0;
-    for (int i = 0; i < count; i++) value |= (uint64_t)(data[(at + (uint64_t)i) >> 3] >> ((at + (uint64_t)i) & 7) & 1) << i;
-    return value;
+    data += at >> 3;
+    for (int taken = 0; count && taken < before + count; taken += 8) value |= (uint64_t)*data++ << taken;
+    return value >> before & (((uint64_t)1 << count) - 1);
 }
 
 static const char *read_code(const uint8_t *code, uint64_t size, uint64_t count, uint64_t n, uint64_t *members) {
     CHECK(size >= 2, BAD_SET);
     const int base = code[0], width = code[1] & 15;
-    const uint64_t block = (uint64_t)16 << (code[1] >> 4), blocks = (count + block - 1) / block;
+    const int log_block = 4 + (code[1] >> 4);
+    const uint64_t block = (uint64_t)1 << log_block, blocks = (count + block - 1) / block;
     const uint64_t low_start = 2 + (blocks * (uint64_t)width + 7) / 8;
     CHECK(base <= 30 && width <= 4 && low_start <= size, BAD_SET);
     uint64_t low_bits = 0;
@@ -295,7 +299,7 @@ static const char *read_code(const uint8_t *code, uint64_t size, uint64_t count,
     const uint64_t unary_bits = 8 * (size - low_start - low_bytes);
     uint64_t at = 0, low_at = 0, next = 0;
     for (uint64_t i = 0; i < count; i++) {
-        const int k = base + (int)take_bits(code + 2, i / block * (uint64_t)width, width);
+        const int k = base + (int)take_bits(code + 2, (i >> log_block) * (uint64_t)width, width);
         uint64_t quotient = 0;
         while (at < unary_bits && !(unary[at >> 3] >> (at & 7) & 1)) at++, quotient++;
         CHECK(at++ < unary_bits && quotient <= n >> k, BAD_SET);
@@ -337,25 +341,23 @@ static const char *take_set(reader *r, uint64_t n, set *s) {
     return NULL;
 }
 
-/* How many stored numbers are below a number; or, with `gaps`, how many have at most so many members before them. */
-static uint64_t stored_below(const set *s, uint64_t number, int gaps) {
-    uint64_t low = 0, high = s->stored;
-    while (low < high) {
-        const uint64_t middle = low + (high - low) / 2;
-        if (gaps ? s->numbers[middle] - middle <= number : s->numbers[middle] < number) low = middle + 1;
-        else high = middle;
-    }
-    return low;
-}
-
 /* The member of a rank, from 0. */
 static uint64_t member(const set *s, uint64_t rank) {
-    return s->inverted ? rank + stored_below(s, rank, 1) : s->numbers[rank];
+    if (!s->inverted) return s->numbers[rank];
+    uint64_t low = 0, high = s->stored; /* how many stored numbers have at most so many members before them */
+    while (low < high) {
+        const uint64_t middle = low + (high - low) / 2;
+        if (s->numbers[middle] - middle <= rank) low = middle + 1;
+        else high = middle;
+    }
+    return rank + low;
 }
 
-static int is_member(const set *s, uint64_t number) {
-    const uint64_t place = stored_below(s, number, 0);
-    return (place < s->stored && s->numbers[place] == number) != s->inverted;
+/* Asked for 0, 1, 2, ... in turn: `at` is how many stored numbers are below, 0 at first. */
+static int is_member(const set *s, uint64_t number, uint64_t *at) {
+    const int stored = *at < s->stored && s->numbers[*at] == number;
+    *at += (uint64_t)stored;
+    return stored != s->inverted;
 }
 
 /* ---- values ---- */
@@ -418,13 +420,19 @@ static const char *fill_sparse(reader *r, supermask_tensor *t, int item, sets *s
         TRY(take_set(r, m, &s->inverted));
     else
         TRY(take(r, m * (uint64_t)(kind == 1 ? item : kind == 2 ? 2 : 1), &values));
+    const int moved = swapped || per_row || down < height || across < width;
+    const uint64_t scale = scales && !per_row ? little(scales, item) : 0;
+    uint64_t at = 0;
     for (uint64_t i = 0; i < m; i++) {
-        const uint64_t position = member(&s->positions, i), place = position / depth, inner = position % depth;
-        const uint64_t row = swapped ? place % down : place / across, column = swapped ? place / down : place % across;
-        const uint64_t flat = (member(&s->rows, row) * width + member(&s->columns, column)) * depth + inner;
-        uint64_t value = scales ? little(scales + (per_row ? row : 0) * (uint64_t)item, item) : 0;
+        uint64_t flat = member(&s->positions, i), value = scale;
+        if (moved) {
+            const uint64_t place = flat / depth, inner = flat % depth;
+            const uint64_t row = swapped ? place % down : place / across, column = swapped ? place / down : place % across;
+            flat = (member(&s->rows, row) * width + member(&s->columns, column)) * depth + inner;
+            if (per_row) value = little(scales + row * (uint64_t)item, item);
+        }
         if (kind == 0) {
-            uint64_t negative = (uint64_t)is_member(&s->inverted, i);
+            uint64_t negative = (uint64_t)is_member(&s->inverted, i, &at);
             if (generator) negative ^= generated(little(generator, 8), little(generator + 8, 8), flat, sides);
             value ^= negative << (8 * item - 1);
         } else if (kind == 1) {

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -231,14 +234,20 @@ def test_inputs_that_need_care() -> None:
     [
         ({"batch_sizes": ()}, "batch_sizes"),
         ({"batch_sizes": (0,)}, "batch_sizes"),
+        ({"batch_sizes": 128}, "batch_sizes: must be a list of integers from 1 on, at least one, got 128"),
+        ({"batch_sizes": ("a", 1)}, "batch_sizes"),
         ({"threads": 0}, "threads"),
+        ({"threads": 1.5}, "threads: must be an integer"),
         ({"seconds": 0.0}, "seconds"),
+        ({"seconds": "long"}, "seconds: must be a positive number, got 'long'"),
         ({"example": None}, "example: a module needs a batch"),
+        ({"example": [[1.0]]}, "example: must be a tensor or an array, got a list"),
+        ({"model": {}}, "model: must be a module, a packed file or its path, got a dict"),
     ],
 )
 def test_wrong_options(options: dict[str, object], problem: str) -> None:
     with pytest.raises(EngineError, match=problem):
-        compile(net(), **{"example": torch.randn(1, *SHAPE), **options})  # type: ignore[arg-type]
+        compile(**{"model": net(), "example": torch.randn(1, *SHAPE), **options})  # type: ignore[arg-type]
 
 
 def _packed(path: Path) -> Path:
@@ -274,13 +283,126 @@ def test_damaged_plans_and_files_without_a_graph(tmp_path: Path) -> None:
     path = _packed(tmp_path / "net.smk.safetensors")
     compile(path, batch_sizes=(1,), threads=1, seconds=0.01).save_plan(path)
     plan = dict(read(path).sections["plan"])
-    plan["batches"] = {"1": {**plan["batches"]["1"], "sparse": ["elsewhere"]}}
-    annotate(path, plan=plan)
-    with pytest.raises(EngineError, match="its plan is damaged"):
-        compile(path, batch_sizes=(1,), threads=1)
+    good = plan["batches"]["1"]
+    for change in (
+        {"sparse": ["elsewhere"]},
+        {"units": {name: [times[0], None] for name, times in good["units"].items()}},
+        {"seconds": 10**400},
+    ):
+        annotate(path, plan={**plan, "batches": {"1": {**good, **change}}})
+        with pytest.raises(EngineError, match="its plan is damaged"):
+            compile(path, batch_sizes=(1,), threads=1)
+    for wrong in (torch.randn(2, *SHAPE).double(), torch.randn(0, *SHAPE), torch.randn(2, 3)):
+        with pytest.raises(EngineError, match=r"example: must be float32 of shape \(N, 1, 8, 8\), N >= 1, got"):
+            compile(path, wrong, batch_sizes=(1,), threads=1, remeasure=True)
     bare = tmp_path / "bare.safetensors"
     pack(net(), bare)
+    with pytest.raises(EngineError, match="holds no graph, so nothing is compiled from it that could use a plan"):
+        compile(net(), torch.randn(1, *SHAPE), batch_sizes=(1,), seconds=0.01).save_plan(bare)
     with pytest.raises(EngineError, match="holds no graph"):
         compile(bare)
     with pytest.raises(SupermaskError):
         compile(tmp_path / "missing.safetensors")
+
+
+class Recurrent(nn.Module):
+    """A layer of torch that gives a tuple, read by what has a sparse form."""
+
+    def __init__(self, layer: type[nn.LSTM] | type[nn.GRU]) -> None:
+        super().__init__()
+        self.layer = layer(4, 6, batch_first=True)
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.layer(x)[0]).mean(1))
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        return torch.relu(self.attention(x, x, x)[0].mean(0))
+
+
+class Rearranged(nn.Module):
+    """Values that lie in memory in another order than torch.export saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.fc = nn.Linear(36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        odd = (self.conv(x)[:, :, ::2, 1::2].contiguous() > 0).transpose(1, 2)
+        rows = self.fc(self.conv(x)[:, :, ::2, 1::2].flatten(1))
+        return rows.unsqueeze(0).permute(1, 2, 0).reshape(len(x), -1) + odd.reshape(len(x), -1)[:, :3]
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: Recurrent(nn.LSTM), (5, 4)),
+        (lambda: Recurrent(nn.GRU), (5, 4)),
+        (Attending, (5, 4)),
+        (lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()), (2, 7, 7)),
+        (lambda: nn.Sequential(nn.AdaptiveMaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)), (2, 7, 7)),
+        (Rearranged, (2, 7, 8)),
+        (lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3)), (2, 7, 7)),
+        (lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), nn.ReLU()), (2, 7, 7)),
+        (lambda: nn.Sequential(nn.Conv3d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)), (2, 4, 4, 4)),
+    ],
+    ids=["lstm", "gru", "attention", "norm", "max", "memory", "transposed", "circular", "3d"],
+)
+def test_what_stays_with_torch_runs(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = sparse(make(), 0.3, ternary=False)
+    engine = compile(model, torch.randn(2, *shape), batch_sizes=(1, 4), threads=1, seconds=0.005)
+    for n in (1, 2, 4, 7):
+        x = torch.randn(n, *shape)
+        with torch.no_grad():
+            torch.testing.assert_close(engine(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_no_examples_give_results_of_the_same_type() -> None:
+    class Choosing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.argmax(1)
+
+    out = compile(Choosing(), torch.randn(2, 3), batch_sizes=(1,), seconds=0.005)(torch.empty(0, 3))
+    assert (out.dtype, out.shape) == (torch.int64, (0,))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_must_be_finite(value: float) -> None:
+    model = net()
+    with torch.no_grad():
+        model.get_parameter("fc1.weight")[3, 5] = value
+    with pytest.raises(EngineError, match="fc1.weight holds NaN or infinity; engines leave out zeros"):
+        compile(model, torch.randn(2, *SHAPE))
+
+
+def test_a_batch_norm_that_makes_weights_infinite() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
+    with torch.no_grad():
+        model[0].weight.fill_(3e38)
+        model[1].weight.fill_(1e3)
+    with pytest.raises(EngineError, match="0.weight holds NaN or infinity after the batch norm"):
+        compile(model, torch.zeros(2, 2))
+
+
+def test_copies_and_pickles() -> None:
+    engine = compile(net(), torch.randn(2, *SHAPE), batch_sizes=(1,), seconds=0.005)
+    assert copy.deepcopy(engine) is engine
+    with pytest.raises(EngineError, match="cannot be pickled: give the other process the packed file"):
+        pickle.dumps(engine)
+
+
+def test_tensors_that_are_not_plain() -> None:
+    engine = compile(net(), torch.randn(2, *SHAPE), batch_sizes=(1,), seconds=0.005)
+    with pytest.raises(
+        EngineError, match=r"x: must be a plain tensor, got the layout torch.sparse_coo; x.to_dense\(\)"
+    ):
+        engine(torch.randn(2, *SHAPE).to_sparse())

@@ -131,12 +131,38 @@ def test_an_example_of_one_makes_a_file_for_any_batch(tmp_path: Path) -> None:
     assert exported(tmp_path / "a.onnx")(np.zeros((9, 4), np.float32)).shape == (9, 2)
 
 
-def test_a_file_that_differs_is_removed(tmp_path: Path) -> None:
-    with pytest.raises(
-        ExportError, match=r"a.pt2 gives outputs that differ .* it was removed. Does the model draw random"
-    ):
+def test_a_file_that_differs_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"a.pt2 was not written: .* differ .* Does the model draw random"):
         export(Noisy(), tmp_path / "a.pt2", example=torch.zeros(2, 3))
     assert list(tmp_path.iterdir()) == []
+    export(nn.Linear(3, 3), tmp_path / "a.pt2", example=torch.zeros(2, 3))
+    before = (tmp_path / "a.pt2").read_bytes()
+    with pytest.raises(ExportError, match="was not written"):
+        export(Noisy(), tmp_path / "a.pt2", example=torch.zeros(2, 3))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt2"]
+    assert (tmp_path / "a.pt2").read_bytes() == before
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".pt2"])
+def test_other_types_than_float32(ending: str, tmp_path: Path) -> None:
+    words = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
+    assert export(words, tmp_path / f"words{ending}", example=torch.randint(9, (3, 3))).max_difference < 1e-6
+    assert exported(tmp_path / f"words{ending}")(np.ones((2, 3), np.int64)).shape == (2, 2)
+    double = nn.Linear(4, 2).double()
+    assert export(double, tmp_path / f"double{ending}", example=torch.randn(3, 4).double()).max_difference < 1e-6
+    with pytest.raises(ExportError, match="example is bfloat16"):
+        export(nn.Linear(4, 2).bfloat16(), tmp_path / f"b{ending}", example=torch.randn(3, 4).bfloat16())
+    with pytest.raises(ExportError, match=rf"words{ending} does not take float32 of shape \(2, 3\): "):
+        exported(tmp_path / f"words{ending}")(np.ones((2, 3), np.float32))
+
+
+def test_nan_is_exported_as_it_is(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    with torch.no_grad():
+        model.weight[1, 2] = float("nan")
+    export(model, tmp_path / "a.safetensors")
+    assert load_arrays(tmp_path / "a.safetensors")["weight"][1, 2].isnan()
+    assert export(model, tmp_path / "a.onnx", example=torch.randn(3, 4)).max_difference < 1e-6
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -147,8 +173,10 @@ def test_refusals(tmp_path: Path) -> None:
         ("a.onnx", {"format": "torch"}, "files of format 'torch' end in .pt2, got 'a.onnx'"),
         ("a.pt2", {"two_bit": 1, "example": x}, "two_bit is for ONNX files only"),
         ("a.onnx", {"two_bit": 0, "example": x}, "two_bit must be a batch size >= 1, got 0"),
-        ("a.onnx", {}, "example must be a tensor of inputs, its first dimension the batch, got None"),
+        ("a.onnx", {}, "example must be a tensor of inputs, its first dimension the batch, got NoneType"),
         ("a.onnx", {"example": x[:0]}, r"example must be .*, got \(0, 4\)"),
+        ("a.onnx", {"example": x.numpy()}, r"example must be a tensor of inputs, .*, got ndarray"),
+        ("a.onnx", {"example": x[:, :3]}, r"the model does not take the example of shape \(2, 3\): mat1 and mat2"),
     ):
         with pytest.raises(ExportError, match=message):
             export(model, tmp_path / name, **options)  # type: ignore[arg-type]
@@ -161,6 +189,10 @@ def test_refusals(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"nothing")
         with pytest.raises(ExportError, match="cannot read the ONNX model|is damaged or no program"):
             exported(tmp_path / name)
+    with pytest.raises(ExportError, match="no such file: .*none.pt2"):
+        exported(tmp_path / "none.pt2")
+    with pytest.raises(ExportError, match="model must be a module, got a dict"):
+        export({}, tmp_path / "a.onnx", example=x)  # type: ignore[arg-type]
     with pytest.raises(ExportError, match="files that can be run end in .onnx or .pt2"):
         exported(tmp_path / "a.safetensors")
 

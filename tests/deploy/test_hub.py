@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from supermask.deploy import annotate, hub, pack, read, unpack
-from supermask.errors import HubError, MissingExtraError, PackedFileError
+from supermask.errors import GraphError, HubError, MissingExtraError, PackedFileError
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def test_push_and_download_a_folder(packed: Path, tmp_path: Path) -> None:
         about="Four rows.",
         dataset="mnist",
         results={"accuracy": 0.9748},
+        task="tabular-classification",
         tags=["supermask", "mnist"],
     )
     assert where == str(folder)
@@ -61,6 +62,7 @@ def test_push_and_download_a_folder(packed: Path, tmp_path: Path) -> None:
     assert fields["tags"] == ["supermask", "sparse", "mnist"]
     (entry,) = fields["model-index"]
     assert entry["name"] == "A: small one"
+    assert entry["results"][0]["task"] == {"type": "tabular-classification"}
     assert entry["results"][0]["metrics"] == [{"type": "accuracy", "value": 0.9748}]
     count = int((unpack(path)["weight"] != 0).sum())
     for text in (
@@ -80,9 +82,11 @@ def test_push_and_download_a_folder(packed: Path, tmp_path: Path) -> None:
 
 def test_the_card_holds_the_certificate_and_how_to_run_a_graph(packed: Path) -> None:
     annotate(packed, certificate={"n": 100, "max_difference": 1e-6})
+    node = {"op": "flatten", "name": "flat", "inputs": ["input"]}
+    graph = {"version": 1, "input": {"shape": [1, 28, 28], "dtype": "float32"}, "nodes": [node], "output": "flat"}
+    annotate(packed, graph=graph)
     opened = read(packed)
-    opened.sections["graph"] = {"input": {"shape": [1, 28, 28]}}  # type: ignore[index]
-    card = hub.model_card(opened, licence="mit", title="t", about="", dataset=None, results={}, tags=())
+    card = hub.model_card(opened, licence="mit", title="t", about="", dataset=None, results={}, task="other", tags=())
     assert json.dumps({"max_difference": 1e-6, "n": 100}, indent=1) in card
     assert "float32 of shape (N, 1, 28, 28)" in card
     assert "run = deploy.load(path)" in card
@@ -95,6 +99,8 @@ def test_the_card_holds_the_certificate_and_how_to_run_a_graph(packed: Path) -> 
         ({"title": " "}, "title must be one line of text, got ' '"),
         ({"licence": "mit\nno"}, "licence must be one line of text"),
         ({"results": {"accuracy": 1.0}}, "results need the data set that they are of; say dataset="),
+        ({"results": {"accuracy": float("nan")}, "dataset": "d"}, "results: accuracy must be a finite number, got nan"),
+        ({"results": {"accuracy": "high"}, "dataset": "d"}, "results: accuracy must be a finite number, got 'high'"),
     ],
 )
 def test_a_card_that_lacks_something(packed: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -174,3 +180,12 @@ def test_without_the_extra(packed: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"python -m pip install 'supermask\[hub\]'"):
         hub.download("me/net")
+
+
+def test_texts_of_a_file_cannot_break_the_card(packed: Path, tmp_path: Path) -> None:
+    annotate(packed, classes=["a\n\n# b", "c|d"])  # type: ignore[arg-type]
+    hub.push(packed, tmp_path / "r", licence="mit", title="t")
+    assert "| classes | a # b, c\\|d |" in (tmp_path / "r" / "README.md").read_text()
+    annotate(packed, graph={"version": 1})
+    with pytest.raises(GraphError, match="graph lacks 'input'"):
+        hub.push(packed, tmp_path / "r", licence="mit", title="t")

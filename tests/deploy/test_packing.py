@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from supermask import Masks, SignedSupermask
 from supermask.core.masks import SignedEntry
-from supermask.deploy import annotate, container, pack, read, unpack
+from supermask.deploy import Graph, Node, annotate, container, pack, read, trace, unpack
 from supermask.deploy.packing import PackReport
 from supermask.errors import MaskError, PackedFileError, PackError
 from supermask.tensors.philox import Stream
@@ -305,6 +307,9 @@ def test_values_that_cannot_be_rounded_are_refused(tmp_path: Path) -> None:
     assert read(packed(tmp_path, {"w": tiny}, values="int8")[1]).array("w")[0, 1] == np.float32(3e-45)
 
 
+GRAPH = Graph((3,), (Node("linear", "fc", ("input",), {"weight": "fc.weight", "bias": None}),), "fc")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -340,6 +345,28 @@ def test_values_that_cannot_be_rounded_are_refused(tmp_path: Path) -> None:
             PackError,
             "architecture cannot be written as JSON: it should have a name (text)",
         ),
+        ({"provenance": [1]}, PackError, "provenance cannot be written as JSON: it should be an object"),
+        ({"architecture": "fcn"}, PackError, "architecture must be a mapping of plain values, got a str"),
+        ({"classes": "cat"}, PackError, "classes must be a list of names, got the text 'cat'"),
+        ({"seed": -1}, PackError, "seed must be an integer from 0 to 2**64 - 1, got -1"),
+        ({"seed": 1.5}, PackError, "seed must be an integer from 0 to 2**64 - 1, got 1.5"),
+        ({"model": [torch.ones(2)]}, PackError, "model must be a module or a state dict, got a list"),
+        ({"model": {1: torch.ones(2)}}, PackError, "the names of a state dict must be text that UTF-8 has, got 1"),
+        ({"model": {"\ud800": torch.ones(2)}}, PackError, "must be text that UTF-8 has, got '\\ud800'"),
+        ({"model": {"w": torch.ones(2, device="meta")}}, PackError, "w cannot be packed: it is on the meta device"),
+        ({"model": {"w": torch.ones([1] * 33)}}, PackError, "w cannot be packed: it has 33 axes, more than 32"),
+        ({"masks": [1]}, MaskError, "masks must be a mapping of names to masks, got a list"),
+        (
+            {"graph": GRAPH},
+            PackError,
+            "graph must be a mapping of plain values, got a Graph; graph.to_dict() gives one",
+        ),
+        (
+            {"graph": {"version": 1}},
+            PackError,
+            "the graph does not fit the model's tensors, so that the file could not",
+        ),
+        ({"graph": GRAPH.to_dict()}, PackError, "fc (linear): there is no tensor 'fc.weight'"),
         ({"classes": [1, 2]}, PackError, "classes cannot be written as JSON: it should be a list of names"),
     ],
 )
@@ -359,7 +386,7 @@ def test_a_mask_may_keep_a_weight_that_is_zero(tmp_path: Path) -> None:
 def test_sections_and_annotations(tmp_path: Path) -> None:
     sections: dict[str, Any] = {
         "architecture": {"name": "fcn", "options": {"hidden": [3]}},
-        "graph": {"version": 1},
+        "graph": Graph((30,), (Node("linear", "fc", ("input",), {"weight": "w", "bias": None}),), "fc").to_dict(),
         "normalization": {"kind": "none", "scale": 255},
         "classes": ["cat", "größer"],
         "provenance": {"run": 'a"b\\c\u2028'},
@@ -371,7 +398,7 @@ def test_sections_and_annotations(tmp_path: Path) -> None:
     assert dict(before.sections) == sections
     assert (before.architecture, before.graph, before.classes) == (
         sections["architecture"],
-        {"version": 1},
+        sections["graph"],
         ["cat", "größer"],
     )
     assert (before.normalization, before.provenance, before.certificate) == (
@@ -390,7 +417,8 @@ def test_sections_and_annotations(tmp_path: Path) -> None:
 
 
 def test_the_graph_is_checked_by_who_knows_it(tmp_path: Path) -> None:
-    _, path = packed(tmp_path, {}, graph={"version": 3})
+    _, path = packed(tmp_path, {})
+    annotate(path, graph={"version": 3})
     seen: list[dict[str, Any]] = []
     read(path, check_graph=seen.append)
     assert seen == [{"version": 3}]
@@ -415,3 +443,35 @@ def test_equal_contents_make_equal_files(tmp_path: Path) -> None:
     first = packed(tmp_path, state, provenance={"b": 1, "a": 2})[1].read_bytes()
     assert packed(tmp_path, state, provenance={"a": 2, "b": 1})[1].read_bytes() == first
     assert container.from_bytes(first)[1] == {"provenance": {"a": 2, "b": 1}}
+
+
+def test_a_buffer_that_is_not_saved_is_missed_when_packing(tmp_path: Path) -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+            self.register_buffer("shift", torch.ones(2), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) + self.shift
+
+    graph, _ = trace(Shifted(), torch.randn(2, 4))
+    with pytest.raises(PackError, match=re.escape("shift (constant): there is no tensor 'shift'")):
+        pack(Shifted(), tmp_path / "m.safetensors", graph=graph.to_dict())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, path = packed(tmp_path, {"w": torch.ones(2, 2)})
+    before = path.read_bytes()
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        pack({"w": torch.zeros(9, 9)}, path)
+    with pytest.raises(OSError, match="No space left"):
+        annotate(path, certificate={"n": 1})
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before

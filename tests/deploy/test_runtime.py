@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +71,29 @@ def test_what_is_refused(tmp_path: Path) -> None:
     pack(net(), bare)
     with pytest.raises(EngineError, match="holds no graph"):
         load(bare)
+
+
+def test_a_network_of_integers(tmp_path: Path) -> None:
+    class Halving(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x / 2)
+
+    model, x = sparse(Halving(), 0.5), torch.arange(8).reshape(2, 4)
+    graph, _ = trace(model, x)
+    pack(model, tmp_path / "net.safetensors", graph=graph.to_dict())
+    runtime = load(tmp_path / "net.safetensors", threads=1)
+    with torch.no_grad():
+        np.testing.assert_allclose(runtime(x.numpy()), model(x).numpy(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(EngineError, match="x: must be a int64 array of shape"):
+        runtime(x.float().numpy())
+
+
+def test_copies_and_pickles(tmp_path: Path) -> None:
+    runtime = load(_pack(tmp_path / "net.safetensors", net(), SHAPE), threads=1)
+    assert copy.deepcopy(runtime) is runtime
+    with pytest.raises(EngineError, match="cannot be pickled"):
+        pickle.dumps(runtime)

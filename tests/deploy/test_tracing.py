@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch.nn.utils import parametrize
 from supermask.deploy.evaluate import evaluate
 from supermask.deploy.graph import Graph
 from supermask.deploy.tracing import trace
-from supermask.errors import EngineError
+from supermask.errors import EngineError, GraphError
 from supermask.models.catalog import MODELS, build
 
 
@@ -157,3 +159,65 @@ def _parametrized() -> nn.Module:
 def test_what_cannot_be_traced_is_refused(model: nn.Module, example: Tensor, problem: str) -> None:
     with pytest.raises(EngineError, match=problem):
         trace(model, example)
+
+
+class Looking(nn.Module):
+    """Does something else for some numbers of examples."""
+
+    def __init__(self, factor: Callable[[int], float]) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) * self.factor(x.shape[0])
+
+
+@pytest.mark.parametrize(
+    ("factor", "why"),
+    [
+        (lambda n: 5.0 if n == 1 else 1.0, "for 1 example it does something else than was traced"),
+        (lambda n: 5.0 if n > 100 else 1.0, "its code looks at the number of examples"),
+        (lambda n: 5.0 if n % 2 == 0 else 1.0, "its code looks at the number of examples"),
+    ],
+    ids=["one", "many", "even"],
+)
+def test_a_module_that_looks_at_the_number_of_examples_stays_whole(factor: Callable[[int], float], why: str) -> None:
+    model = Looking(factor).eval()
+    graph, _ = trace(model, torch.randn(2, 4))
+    (node,) = graph.nodes
+    assert node.op == "torch"
+    assert why in node["why"]
+    with pytest.raises(
+        GraphError, match="Looking, which only torch can run: .* the number of examples|than was traced"
+    ):
+        graph.to_dict()
+    for n in (1, 2, 3, 101):
+        x = torch.randn(n, 4)
+        with torch.no_grad():
+            assert torch.equal(node.call(n, x), model(x))
+
+
+def test_a_batch_of_one_may_lose_its_batch_in_the_module() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 4), Squeeze(), nn.Linear(3, 2))
+    graph, _ = trace(model, torch.randn(2, 1, 4, 4))
+    assert [node.op for node in graph.nodes] == ["conv", "flatten", "linear"]
+
+
+class Squeeze(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.squeeze()
+
+
+def test_numbers_that_are_not_finite_stay_with_torch() -> None:
+    class Infinite(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - float("inf")
+
+    graph, _ = trace(Infinite(), torch.randn(2, 3))
+    assert [node["target"] for node in graph.torch_nodes()] == ["aten.sub.Tensor"]
+
+
+def test_torch_does_not_print_what_it_cannot_follow(capfd: pytest.CaptureFixture[str]) -> None:
+    trace(Deciding(), torch.randn(2, 3))
+    assert capfd.readouterr() == ("", "")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from supermask.deploy import container, pack, read
+from supermask.deploy import annotate, container, pack, read
 from supermask.deploy.cursor import text, varint
 from supermask.deploy.unpacking import from_bytes
 from supermask.errors import PackedFileError
@@ -231,3 +231,24 @@ def test_files_that_once_broke_a_rule(tmp_path: Path) -> None:
     for path in seeds:
         check(path.read_bytes(), tmp_path / "seed.safetensors", python_decoder(), c)
     assert LIMIT < 1 << 30
+
+
+def test_a_file_larger_than_its_tensors_could_be_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.safetensors"
+    with path.open("wb") as file:
+        file.write(GOOD)
+        file.truncate(1 << 40)
+    with pytest.raises(PackedFileError, match=r"it has 1,099,511,627,776 bytes, more than a packed file of tensors of"):
+        read(path)
+    with pytest.raises(PackedFileError, match="is a folder"):
+        read(tmp_path)
+
+
+def test_a_file_beyond_the_limit_can_be_annotated(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(file_of(("w", 1, 1, (1 << 15, 1 << 14), ONE)))
+    annotate(path, certificate={"n": 1})
+    assert read(path, limit=1 << 31).certificate == {"n": 1}
+    path.write_bytes(b"nothing")
+    with pytest.raises(PackedFileError, match="m.safetensors: it has 7 bytes"):
+        annotate(path, certificate={"n": 1})

@@ -114,6 +114,15 @@ def test_a_certificate_with_nan_fits_json(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="at least one example"):
         verify(net(), torch.randn(0, *SHAPE))
+    for wrong in (torch.randn(2, 3), torch.randn(2, *SHAPE).double()):
+        with pytest.raises(EngineError, match="x: the model does not take torch.float"):
+            verify(net(), wrong)
+    with pytest.raises(EngineError, match="at least one example, got a list"):
+        verify(net(), [1.0])  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match="batch_size: must be at least 1, got 0"):
+        verify(net(), torch.randn(2, *SHAPE), batch_size=0)
+    with pytest.raises(EngineError, match="model: must give one tensor with one row an example, got a tuple"):
+        verify(nn.LSTM(8, 2, batch_first=True), torch.randn(2, 8, 8))
     path = tmp_path / "other.safetensors"
     pack(nn.Linear(3, 2), path)
     with pytest.raises(EngineError, match="does not fit the model"):

@@ -130,15 +130,26 @@ def check_section(name: str, section: object) -> None:
         raise TypeError("it should have a name (text) and options (an object), and nothing else")
 
 
-def read_bytes(path: str | Path) -> bytes:
+def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
     """The bytes of a file.
 
+    Args:
+        path: The file.
+        limit: The most bytes that its tensors may have when decoded; None: any number. A packed file is never larger than
+            that and its header and directory, so that one which is gets refused before memory is taken for it.
+
     Raises:
-        PackedFileError: There is none.
+        PackedFileError: There is none, or it is too large.
     """
     path = Path(path)
     if not path.is_file():
-        raise PackedFileError(f"no such file: {path}")
+        raise PackedFileError(f"{path} is a folder" if path.is_dir() else f"no such file: {path}")
+    size = path.stat().st_size
+    if limit is not None and size > limit + 2 * _LARGEST_HEADER:
+        raise PackedFileError(
+            f"{path}: it has {size:,} bytes, more than a packed file of tensors of {limit:,} bytes; if it is trusted, pass a "
+            "larger limit"
+        )
     return path.read_bytes()
 
 

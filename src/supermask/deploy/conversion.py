@@ -342,6 +342,7 @@ _RULES: Final[dict[Any, Rule]] = {
     _aten.adaptive_avg_pool1d.default: _adaptive(1),
     _aten.adaptive_avg_pool2d.default: _adaptive(2),
     _aten.view.default: _reshape,
+    _aten._unsafe_view.default: _reshape,
     _aten.reshape.default: _reshape,
     _aten.flatten.using_ints: _reshape,
     _aten.unflatten.int: _reshape,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -69,16 +69,25 @@ class Engine:
         if not isinstance(x, Tensor) or x.device.type != "cpu":
             got = f"a tensor on {x.device}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise EngineError(f"x: must be a tensor on the CPU or a numpy array, got {got}")
+        if x.layout != torch.strided:
+            raise EngineError(f"x: must be a plain tensor, got the layout {x.layout}; x.to_dense() is one")
         if x.dtype != self._torch_dtype:  # numpy does not have all of torch's
             raise EngineError(self._refusal(x.dtype, x.shape))
-        return torch.from_numpy(self._run(x.detach().numpy()))
+        return torch.from_numpy(self._run(x.detach().resolve_neg().numpy()))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
+        """Itself: nothing in it changes."""
+        return self
+
+    def __reduce__(self) -> Any:
+        raise EngineError("an engine cannot be pickled: give the other process the packed file, and compile it there")
 
     def _run(self, x: Array) -> Array:
         if x.dtype != self._dtype or x.shape[1:] != self.input_shape or x.ndim == 0:
             raise EngineError(self._refusal(x.dtype, x.shape))
         examples = len(x)
-        if not examples and self.network.output_shape is not None:
-            return np.empty((0, *self.network.output_shape), np.float32)
+        if not examples:
+            return self._run(np.zeros((1, *self.input_shape), self._dtype))[:0]
         ready = self._executors[self.planned_for(examples)]
         threads = self.threads if examples > 1 else 1
         x = np.ascontiguousarray(x)
@@ -129,9 +138,12 @@ class Engine:
 
         Raises:
             PackedFileError: The file is missing or damaged.
+            EngineError: It holds no graph, so that nothing can be compiled from it.
         """
         from supermask.deploy.packing import annotate
 
+        if read(path).graph is None:
+            raise EngineError(f"{path} holds no graph, so nothing is compiled from it that could use a plan")
         batches = {
             str(size): {
                 "whole_blocks": choice.way.whole_blocks,
@@ -182,14 +194,19 @@ def compile(
         GraphError: The file's graph is damaged.
         PackedFileError: The file is.
     """
-    sizes = sorted(set(batch_sizes))
-    if not sizes or not all(isinstance(size, int) and size >= 1 for size in sizes):
-        raise EngineError(f"batch_sizes: must be integers from 1 on, at least one, got {batch_sizes!r}")
+    listed = list(batch_sizes) if isinstance(batch_sizes, Iterable) else []
+    if not listed or not all(isinstance(size, int) and size >= 1 for size in listed):
+        raise EngineError(f"batch_sizes: must be a list of integers from 1 on, at least one, got {batch_sizes!r}")
+    sizes = sorted(set(listed))
     threads = torch.get_num_threads() if threads is None else threads
-    if threads < 1:
-        raise EngineError(f"threads: must be at least 1, got {threads}")
-    if not 0 < seconds < math.inf:
-        raise EngineError(f"seconds: must be positive, got {seconds}")
+    if not isinstance(threads, int) or threads < 1:
+        raise EngineError(f"threads: must be an integer from 1 on, got {threads!r}")
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise EngineError(f"seconds: must be a positive number, got {seconds!r}")
+    if not isinstance(example, Tensor | np.ndarray | None):
+        raise EngineError(f"example: must be a tensor or an array, got a {type(example).__name__}")
+    if not isinstance(model, nn.Module | Packed | str | Path):
+        raise EngineError(f"model: must be a module, a packed file or its path, got a {type(model).__name__}")
     given = None if example is None else torch.as_tensor(example)
     kept: dict[int, Choice] = {}
     if isinstance(model, nn.Module):
@@ -202,8 +219,11 @@ def compile(
         kept = {} if remeasure else _kept(packed, network, threads)
         if given is None:
             given = torch.randn(1, *network.graph.input_shape, generator=torch.Generator().manual_seed(0))
-    if tuple(given.shape[1:]) != network.graph.input_shape or not len(given):
-        raise EngineError(f"example: must have the shape (N, *{network.graph.input_shape}), got {tuple(given.shape)}")
+            given = given.to(getattr(torch, network.graph.input_dtype))
+    dtype, shape = getattr(torch, network.graph.input_dtype), network.graph.input_shape
+    if given.dtype != dtype or tuple(given.shape[1:]) != shape or not given.dim() or not len(given):
+        wanted = f"{network.graph.input_dtype} of shape (N, {', '.join(map(str, shape))}), N >= 1"
+        raise EngineError(f"example: must be {wanted}, got {given.dtype} of shape {tuple(given.shape)}")
     choices = {}
     for size in sizes:
         if size in kept:
@@ -243,7 +263,7 @@ def _kept(packed: Packed, network: Network, threads: int) -> dict[int, Choice]:
         return {}
     try:
         return {int(size): _read_choice(value, network) for size, value in section["batches"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise EngineError(
             f"{packed.source}: its plan is damaged ({error!r}); compile with remeasure=True and save_plan() again"
         ) from error
@@ -251,11 +271,11 @@ def _kept(packed: Packed, network: Network, threads: int) -> dict[int, Choice]:
 
 def _read_choice(value: Mapping[str, Any], network: Network) -> Choice:
     way = Way(value["whole_blocks"] is True, frozenset(value["sparse"]), value["channels_last"] is True)
-    known = {unit.result for unit in units_of(network, way.whole_blocks)}
+    known = {unit.result: unit.program is not None for unit in units_of(network, way.whole_blocks)}
     units = {
         name: (float(dense), None if sparse is None else float(sparse))
         for name, (dense, sparse) in value["units"].items()
     }
-    if not way.sparse <= known or units.keys() != known:
+    if not way.sparse <= known.keys() or {name: sparse is not None for name, (_, sparse) in units.items()} != known:
         raise ValueError("it names other layers")
     return Choice(way, float(value["seconds"]), float(value["dense_seconds"]), units)

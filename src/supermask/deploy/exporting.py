@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +37,7 @@ FORMATS: Final = {"onnx": ".onnx", "torch": ".pt2", "dense": ".safetensors"}
 _OPSET: Final = 20
 _TOLERANCE: Final = 1e-4  # of an output, where nothing is rounded on purpose
 _NOISY: Final = "torch.onnx._internal.exporter._registration"  # warns of torchvision, which nobody asked for
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,13 @@ def export(
             to 8 bits, so that outputs change by about a hundredth of their size; the report says by how much.
 
     Raises:
-        ExportError: The model is not plain, cannot be traced, or the file does not do what the model does.
+        ExportError: The model is not plain, cannot be traced, or the file does not do what the model does; a file that was
+            there is left as it was.
         MissingExtraError: A package for the format is not installed.
     """
     path = Path(path)
+    if not isinstance(model, nn.Module):
+        raise ExportError(f"model must be a module, got a {type(model).__name__}")
     form = _format(path, format)
     if any(is_parametrized(module) for module in model.modules()):
         raise ExportError("only plain models are exported, this one has parametrizations; call finalize() first")
@@ -104,11 +109,17 @@ def export(
         raise ExportError(f"two_bit must be a batch size >= 1, got {two_bit}")
     if form == "dense":
         return _dense(model, path)
-    if example is None or not example.dim() or not len(example):
-        shape = None if example is None else tuple(example.shape)
-        raise ExportError(f"example must be a tensor of inputs, its first dimension the batch, got {shape}")
+    if not isinstance(example, Tensor) or not example.dim() or not len(example):
+        got = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise ExportError(f"example must be a tensor of inputs, its first dimension the batch, got {got}")
+    if example.dtype == torch.bfloat16:
+        raise ExportError("example is bfloat16, which numpy lacks, so that no file could be compared: model.float()")
     with _evaluated(model), torch.no_grad():
-        expected = model(example)
+        try:
+            expected = model(example.clone())
+        except Exception as error:  # whatever the user's code raises
+            shape = tuple(example.shape)
+            raise ExportError(f"the model does not take the example of shape {shape}: {first_line(error)}") from error
         if not isinstance(expected, Tensor) or expected.dim() < 1 or len(expected) != len(example):
             got = f"shape {tuple(expected.shape)}" if isinstance(expected, Tensor) else type(expected).__name__
             raise ExportError(f"the model must give one tensor with one row an example, got {got}")
@@ -124,20 +135,25 @@ def export(
         if two_bit is not None:
             layers, kept = rewrite(proto, two_bit)
         data = proto.SerializeToString()
-    atomic_write(path, data)
     batch = None if any_batch else len(example)
-    difference, agreement = _compare(exported(path), example, expected, any_batch)
-    if not layers and not difference <= _TOLERANCE * max(1.0, float(expected.abs().max())):
-        path.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / path.name
+        trial.write_bytes(data)
+        difference, agreement = _compare(exported(trial), example, expected, any_batch)
+    largest = float(expected.abs().double().nan_to_num(posinf=0.0).max()) if expected.numel() else 0.0
+    if not layers and not difference <= _TOLERANCE * max(1.0, largest):
         raise ExportError(
-            f"{path.name} gives outputs that differ from the model's by up to {difference:.3g}, more than {_TOLERANCE:g}; it "
-            "was removed. Does the model draw random numbers in evaluation mode?"
+            f"{path.name} was not written: it would give outputs that differ from the model's by up to {difference:.3g}, more "
+            f"than {_TOLERANCE:g}. Does the model draw random numbers in evaluation mode?"
         )
+    atomic_write(path, data)
     return ExportReport(path, form, len(data), batch, difference, agreement, len(example), layers, kept)
 
 
 def exported(path: str | Path, *, threads: int = 1) -> Run:
-    """A function that runs an exported file: float32 inputs (N, ...) to outputs (N, ...).
+    """A function that runs an exported file: inputs (N, ...) of the type that the model takes to float32 outputs (N, ...).
+
+    It raises an ExportError for inputs that the file does not take.
 
     Args:
         path: An ``.onnx`` or ``.pt2`` file.
@@ -150,20 +166,38 @@ def exported(path: str | Path, *, threads: int = 1) -> Run:
     path = Path(path)
     if path.suffix == ".onnx":
         session = onnx_session(path, threads)
-        (name,) = (entry.name for entry in session.get_inputs())
-        return lambda x: np.asarray(session.run(None, {name: x})[0], np.float32)
+        inputs = [entry.name for entry in session.get_inputs()]
+        if len(inputs) != 1:
+            raise ExportError(
+                f"{path} takes {len(inputs)} inputs ({', '.join(inputs)}); only files of one input are run"
+            )
+        return _checked(lambda x: session.run(None, {inputs[0]: x})[0], path)
     if path.suffix == ".pt2":
+        if not path.is_file():
+            raise ExportError(f"no such file: {path}")
         try:
             module = torch.export.load(path).module()
         except Exception as error:  # whatever damaged bytes make the reader raise
             raise ExportError(f"{path} is damaged or no program of torch.export: {first_line(error)}") from error
 
-        def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        def run(x: NDArray[Any]) -> Any:
             with torch.no_grad():
-                return np.asarray(module(torch.from_numpy(x)).numpy(), np.float32)
+                return module(torch.from_numpy(x)).numpy()
 
-        return run
+        return _checked(run, path)
     raise ExportError(f"exported files that can be run end in .onnx or .pt2, got {path.name!r}")
+
+
+def _checked(run: Callable[[NDArray[Any]], Any], path: Path) -> Run:
+    """What other programs raise for inputs becomes one error."""
+
+    def checked(x: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            return np.asarray(run(x), np.float32)
+        except Exception as error:  # onnxruntime and torch.export raise kinds that are not public
+            raise ExportError(f"{path.name} does not take {x.dtype} of shape {x.shape}: {first_line(error)}") from error
+
+    return checked
 
 
 def _format(path: Path, format: str | None) -> str:
@@ -181,16 +215,19 @@ def _format(path: Path, format: str | None) -> str:
 
 def _dense(model: nn.Module, path: Path) -> ExportReport:
     state = {name: value.detach() for name, value in model.state_dict().items()}
-    save_arrays(path, state, {"format": "pt"})
-    back = load_arrays(path)
-    if back.keys() != state.keys() or not all(
-        torch.equal(back[name].to(v.dtype), v.cpu()) for name, v in state.items()
-    ):
-        path.unlink()
-        raise ExportError(
-            f"{path.name} does not read back as it was written and was removed; are there NaNs in the model?"
-        )
-    return ExportReport(path, "dense", path.stat().st_size, None, 0.0, 1.0, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / path.name
+        save_arrays(trial, state, {"format": "pt"})
+        back, data = load_arrays(trial), trial.read_bytes()
+    if back.keys() != state.keys() or not all(_equal(back[name].to(v.dtype), v.cpu()) for name, v in state.items()):
+        raise ExportError(f"{path.name} was not written: it would not read back as the model's state dict")
+    atomic_write(path, data)
+    return ExportReport(path, "dense", len(data), None, 0.0, 1.0, 0)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same; NaN is itself."""
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 @contextlib.contextmanager
@@ -271,12 +308,24 @@ def _tidy(proto: Any) -> None:
 
 def _compare(run: Run, example: Tensor, expected: Tensor, any_batch: bool) -> tuple[float, float]:
     """Largest difference and share of equal predictions; also for an example alone, where any batch is taken."""
-    x, wanted = example.detach().cpu().float().numpy(), expected.detach().cpu().float().numpy()
+    x, wanted = example.detach().cpu().contiguous().numpy(), expected.detach().cpu().float().numpy()
     got = run(x)
     if got.shape != wanted.shape:
         raise ExportError(f"the exported model gives outputs of shape {got.shape} where the model gives {wanted.shape}")
-    difference = float(np.abs(got - wanted).max(initial=0.0))
+    difference = largest_difference(got, wanted)
     if any_batch:
-        difference = max(difference, float(np.abs(run(x[:1]) - wanted[:1]).max(initial=0.0)))
+        difference = max(difference, largest_difference(run(x[:1]), wanted[:1]))
     same = got.reshape(len(got), -1).argmax(1) == wanted.reshape(len(wanted), -1).argmax(1)
     return difference, float(same.mean())
+
+
+def largest_difference(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Largest absolute difference; infinite where one is NaN and the other is not, or the shapes differ."""
+    if a.shape != b.shape:
+        return math.inf
+    if not a.size:
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a.astype(np.float64) - b))
+    largest = float(gap.max())
+    return math.inf if math.isnan(largest) else largest

@@ -33,7 +33,8 @@ def fold(graph: Graph, tensors: Mapping[str, NDArray[Any]]) -> tuple[Graph, Arra
     infer(graph, shapes_of(tensors))
     graph, arrays = _own_arrays(graph, tensors)
     graph = _without_identities(graph, arrays)
-    graph = _scales_into_layers(graph, arrays)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused by who runs it
+        graph = _scales_into_layers(graph, arrays)
     graph = _pads_into_convolutions(graph)
     return graph, {name: arrays[name] for name in graph.tensors()}
 

@@ -146,6 +146,7 @@ class Graph:
             first = torch_nodes[0]
             raise GraphError(
                 f"the graph cannot be written to a file: {first.name} is {first['target']}, which only torch can run"
+                + (f": {first['why']}" if "why" in first.attributes else "")
                 + (f" (and {len(torch_nodes) - 1} more like it)" if len(torch_nodes) > 1 else "")
             )
         nodes = [{"op": n.op, "name": n.name, "inputs": list(n.inputs), **n.attributes} for n in self.nodes]

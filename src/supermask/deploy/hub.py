@@ -7,6 +7,7 @@ it does on test data, and what was verified. Nothing in the card is guessed: wha
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from supermask._version import __version__
 from supermask.core.arrays import atomic_write
+from supermask.deploy.graph import Graph
 from supermask.deploy.session import first_line
 from supermask.deploy.unpacking import Packed, read
 from supermask.errors import HubError, MissingExtraError
@@ -32,6 +34,7 @@ def push(
     about: str = "",
     dataset: str | None = None,
     results: Mapping[str, float] | None = None,
+    task: str = "image-classification",
     tags: Sequence[str] = (),
     private: bool | None = None,
     token: str | None = None,
@@ -46,6 +49,7 @@ def push(
         about: A paragraph on the network.
         dataset: What it was trained on and tested with.
         results: Name of a metric -> its value on the test data of ``dataset``.
+        task: What the results are of, as the Hub names it.
         tags: More tags than ``supermask`` and ``sparse``.
         private: Whether a repository that is made now is private; None: as the owner's settings say.
         token: Of the Hub; None: the one that the machine is logged in with.
@@ -60,7 +64,7 @@ def push(
     """
     packed = read(path)
     card = model_card(
-        packed, licence=licence, title=title, about=about, dataset=dataset, results=results or {}, tags=tags
+        packed, licence=licence, title=title, about=about, dataset=dataset, results=results or {}, task=task, tags=tags
     )
     data = Path(path).read_bytes()
     if isinstance(repository, Path):
@@ -126,20 +130,25 @@ def model_card(
     about: str,
     dataset: str | None,
     results: Mapping[str, float],
+    task: str,
     tags: Sequence[str],
 ) -> str:
     """The card as Markdown with the Hub's header.
 
     Raises:
-        HubError: It has no title or licence, or results without a data set.
+        HubError: It has no title or licence, or results without a data set or that are no numbers.
+        GraphError: The file's graph is damaged.
     """
     for name, value in (("title", title), ("licence", licence)):
         if not value.strip() or "\n" in value:
             raise HubError(f"{name} must be one line of text, got {value!r}")
     if results and not dataset:
         raise HubError("results need the data set that they are of; say dataset=")
+    for name, number in results.items():
+        if not isinstance(number, int | float) or not math.isfinite(number):
+            raise HubError(f"results: {name} must be a finite number, got {number!r}")
     parts = [
-        _header(licence, title, dataset, results, tags),
+        _header(licence, title, dataset, results, task, tags),
         f"# {title}",
         *([about.strip()] if about.strip() else []),
         _facts(packed, dataset),
@@ -151,7 +160,9 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _header(licence: str, title: str, dataset: str | None, results: Mapping[str, float], tags: Sequence[str]) -> str:
+def _header(
+    licence: str, title: str, dataset: str | None, results: Mapping[str, float], task: str, tags: Sequence[str]
+) -> str:
     """The Hub's fields; JSON texts are YAML texts."""
     fields: dict[str, Any] = {
         "license": licence,
@@ -161,7 +172,7 @@ def _header(licence: str, title: str, dataset: str | None, results: Mapping[str,
     if results:
         fields["metrics"] = list(results)
         entry = {
-            "task": {"type": "image-classification"},
+            "task": {"type": task},
             "dataset": {"name": dataset, "type": dataset},
             "metrics": [{"type": name, "value": value} for name, value in results.items()],
         }
@@ -178,7 +189,8 @@ def _facts(packed: Packed, dataset: str | None) -> str:
     if packed.architecture is not None:
         rows.append(("architecture", f"`{json.dumps(packed.architecture)}`"))
     if packed.graph is not None:
-        rows.append(("input", f"float32 of shape (N, {', '.join(map(str, packed.graph['input']['shape']))})"))
+        graph = Graph.from_dict(packed.graph)
+        rows.append(("input", f"{graph.input_dtype} of shape (N, {', '.join(map(str, graph.input_shape))})"))
     if packed.normalization is not None:
         rows.append(("normalisation", f"`{json.dumps(packed.normalization)}`"))
     if dataset is not None:
@@ -214,7 +226,7 @@ def _verified(certificate: Mapping[str, Any] | None) -> str:
 
 def _table(headers: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
     lines = [f"| {' | '.join(headers)} |", "|---|---|"]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from supermask.deploy.folding import LAYERS, fold
 from supermask.deploy.graph import Graph
 from supermask.deploy.programs import Array, positions
 from supermask.deploy.shapes import Shape, infer, shapes_of
-from supermask.errors import GraphError
+from supermask.errors import EngineError, GraphError
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def prepare(graph: Graph, tensors: Mapping[str, Array]) -> Network:
 
     Raises:
         GraphError: The tensors do not fit the graph.
+        EngineError: A weight is not finite.
     """
     floats = {name: tensors[name] for name in graph.tensors() if name in tensors}
     for node in graph.nodes:
@@ -73,7 +74,9 @@ def prepare(graph: Graph, tensors: Mapping[str, Array]) -> Network:
             if name in floats and floats[name].dtype != np.float32:
                 raise GraphError(f"graph: {node.name} ({node.op}): {name} must be float32, got {floats[name].dtype}")
     before = infer(graph, shapes_of(floats))
+    _check_finite(floats, "")
     folded, arrays = fold(graph, floats)
+    _check_finite(arrays, " after the batch norm behind it was multiplied into it")
     smaller, arrays = drop_dead(folded, arrays)
     shapes = infer(smaller, shapes_of(arrays))
     kept = {node.name: node for node in smaller.nodes}
@@ -97,3 +100,12 @@ def prepare(graph: Graph, tensors: Mapping[str, Array]) -> Network:
             )
         )
     return Network(smaller, arrays, shapes, tuple(layers))
+
+
+def _check_finite(arrays: Mapping[str, Array], when: str) -> None:
+    """Refuse NaN and infinities: zeros are left out of sums, and zero times these is not zero."""
+    for name, array in arrays.items():
+        if array.dtype == np.float32 and not np.isfinite(array).all():
+            raise EngineError(
+                f"{name} holds NaN or infinity{when}; engines leave out zeros, which needs finite weights"
+            )

@@ -19,8 +19,10 @@ from supermask.core.arrays import atomic_write
 from supermask.deploy import container
 from supermask.deploy.coding import Coded, Values, code_tensor, magnitudes
 from supermask.deploy.cursor import text, varint
-from supermask.deploy.unpacking import CODINGS, DTYPES, NUMPY, Raw, read
-from supermask.errors import MaskError, PackError
+from supermask.deploy.graph import Graph
+from supermask.deploy.shapes import Shape, infer
+from supermask.deploy.unpacking import CODINGS, DTYPES, MOST_AXES, NUMPY, Raw
+from supermask.errors import GraphError, MaskError, PackedFileError, PackError
 from supermask.tensors.philox import Stream
 
 if TYPE_CHECKING:
@@ -132,18 +134,23 @@ def pack(
         metadata: Anything else, as JSON.
 
     Raises:
-        PackError: A tensor or a field cannot be packed; the message names it.
+        PackError: A tensor or a field cannot be packed, or the graph does not fit the tensors; the message names it.
         MaskError: A mask does not fit its weight, or hides one that is not zero.
+        OSError: The file cannot be written; one that was there is left as it was.
     """
     path = Path(path)
     if path.suffix != ENDING:
         raise PackError(f"a packed file ends in {ENDING}, for example model.smk{ENDING}; got {path.name!r}")
     if values not in get_args(Values):
         raise PackError(f"values must be one of {', '.join(get_args(Values))}, got {values!r}")
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 1 << 64):
+        raise PackError(f"seed must be an integer from 0 to 2**64 - 1, got {seed!r}")
+    if isinstance(classes, str):
+        raise PackError(f"classes must be a list of names, got the text {classes!r}")
     raws = {name: _to_raw(name, value) for name, value in _state_dict(model).items()}
     _check_masks(raws, masks or {})
     body, reports = _pack_tensors(raws, _origins(raws, masks, seed), values)
-    sections = {
+    sections: dict[str, Any] = {
         "architecture": architecture,
         "graph": graph,
         "normalization": normalization,
@@ -151,11 +158,15 @@ def pack(
         "provenance": provenance,
         "metadata": metadata,
     }
-    given = {
-        name: section if isinstance(section, list) else dict(section)
-        for name, section in sections.items()
-        if section is not None
-    }
+    given: dict[str, Any] = {}
+    for name, section in sections.items():
+        if section is not None and not isinstance(section, list | Mapping):
+            way = "; graph.to_dict() gives one" if isinstance(section, Graph) else ""
+            raise PackError(f"{name} must be a mapping of plain values, got a {type(section).__name__}{way}")
+        if section is not None:
+            given[name] = section if isinstance(section, list) else dict(section)
+    if graph is not None:
+        _check_graph(graph, {name: raw.shape for name, (_, raw) in raws.items()})
     data = container.to_bytes(body, given)
     atomic_write(path, data)
     description = container.from_bytes(data)[2]
@@ -174,9 +185,11 @@ def annotate(path: str | Path, **sections: Mapping[str, Any] | None) -> None:
         PackError: A section is not JSON.
     """
     data = container.read_bytes(path)
-    packed = read(path)
-    body = container.from_bytes(data)[0]
-    merged = {**packed.sections, **{name: section for name, section in sections.items() if section is not None}}
+    try:
+        body, before, _ = container.from_bytes(data)
+    except PackedFileError as error:
+        raise PackedFileError(f"{path}: {error}") from error
+    merged = {**before, **{name: section for name, section in sections.items() if section is not None}}
     kept = {
         name: section if isinstance(section, list) else dict(section)
         for name, section in merged.items()
@@ -187,7 +200,11 @@ def annotate(path: str | Path, **sections: Mapping[str, Any] | None) -> None:
 
 def _state_dict(model: nn.Module | Mapping[str, Any]) -> Mapping[str, Any]:
     state = model.state_dict() if isinstance(model, nn.Module) else model
+    if not isinstance(state, Mapping):
+        raise PackError(f"model must be a module or a state dict, got a {type(model).__name__}")
     for name in state:
+        if not isinstance(name, str) or any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise PackError(f"the names of a state dict must be text that UTF-8 has, got {name!r}")
         if ".parametrizations." in f".{name}":
             raise PackError(f"{name} is still parametrized: call finalize() of its sparsifier before packing the model")
     return state
@@ -196,6 +213,8 @@ def _state_dict(model: nn.Module | Mapping[str, Any]) -> Mapping[str, Any]:
 def _to_raw(name: str, value: object) -> tuple[str, Raw]:
     """A tensor's type and its bits, C-contiguous."""
     if isinstance(value, Tensor):
+        if value.is_meta:
+            raise PackError(f"{name} cannot be packed: it is on the meta device, without values")
         value = value.detach().cpu()
         if value.dtype == torch.bfloat16:
             return "BF16", value.contiguous().view(torch.int16).numpy().view(np.uint16)
@@ -210,11 +229,25 @@ def _to_raw(name: str, value: object) -> tuple[str, Raw]:
     dtype = _FROM_NUMPY.get(value.dtype.newbyteorder("="))
     if dtype is None:
         raise PackError(f"{name} cannot be packed: its type is {value.dtype}")
+    if value.ndim > MOST_AXES:
+        raise PackError(f"{name} cannot be packed: it has {value.ndim} axes, more than {MOST_AXES}")
     native = np.asarray(value, value.dtype.newbyteorder("="), order="C")
     return dtype, native.reshape(-1).view(DTYPES[dtype]).reshape(native.shape)
 
 
+def _check_graph(graph: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
+    """Refuse a graph that could not be run from the file."""
+    try:
+        infer(Graph.from_dict(dict(graph)), shapes)
+    except GraphError as error:
+        raise PackError(
+            f"the graph does not fit the model's tensors, so that the file could not be run: {error}"
+        ) from error
+
+
 def _check_masks(raws: Mapping[str, tuple[str, Raw]], masks: Mapping[str, Any]) -> None:
+    if not isinstance(masks, Mapping):
+        raise MaskError(f"masks must be a mapping of names to masks, got a {type(masks).__name__}")
     for name, mask in masks.items():
         if name not in raws:
             raise MaskError(

@@ -55,7 +55,9 @@ def compile_nodes(nodes: Sequence[Node], shapes: Mapping[str, Shape], arrays: Ma
     Raises:
         NoProgramError: One of them has no step; the message says which and why.
     """
-    source = next(name for name in nodes[0].inputs)
+    source = nodes[0].inputs[0]
+    if source not in shapes:
+        raise NoProgramError(f"its input, what {source} gives, is no tensor")
     rows = _works_on_rows(nodes, shapes, source)
     if not rows and (shapes[source][0] != -1 or len(shapes[source]) > 4 or min(shapes[source][1:], default=0) < 1):
         raise NoProgramError(f"its input has the shape {shapes[source]}")

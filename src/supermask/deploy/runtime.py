@@ -38,6 +38,7 @@ class Runtime:
     def __init__(self, packed: Packed, threads: int) -> None:
         self.network: Network = from_packed(packed)
         self.input_shape = self.network.graph.input_shape
+        self._dtype = np.dtype(self.network.graph.input_dtype)
         self.classes = packed.classes
         self.normalization = packed.normalization
         self.threads = threads
@@ -55,7 +56,7 @@ class Runtime:
         """Results for a batch.
 
         Args:
-            x: (N, *input_shape) float32.
+            x: (N, *input_shape) float32, or int64 where the network takes that.
 
         Returns:
             (N, ...) float32.
@@ -63,14 +64,21 @@ class Runtime:
         Raises:
             EngineError: ``x`` has another shape or type.
         """
-        if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim == 0 or x.shape[1:] != self.input_shape:
-            wanted = f"a float32 array of shape (N, {', '.join(map(str, self.input_shape))})"
+        if not isinstance(x, np.ndarray) or x.dtype != self._dtype or x.ndim == 0 or x.shape[1:] != self.input_shape:
+            wanted = f"a {self._dtype} array of shape (N, {', '.join(map(str, self.input_shape))})"
             got = f"{x.dtype} of shape {x.shape}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
             raise EngineError(f"x: must be {wanted}, got {got}")
         if not len(x):
             return np.empty((0, *(self.network.output_shape or ())), np.float32)
         out = self._executor.run(x, len(x), self.threads if len(x) > 1 else 1)
         return np.ascontiguousarray(out, np.float32)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Runtime:
+        """Itself: nothing in it changes."""
+        return self
+
+    def __reduce__(self) -> Any:
+        raise EngineError("a run time cannot be pickled: give the other process the packed file, and load it there")
 
 
 def load(path: str | Path | Packed, *, threads: int | None = None) -> Runtime:
@@ -86,8 +94,8 @@ def load(path: str | Path | Packed, *, threads: int | None = None) -> Runtime:
         EngineError: It holds no graph, or ``threads`` is below 1.
     """
     threads = available_cores() if threads is None else threads
-    if threads < 1:
-        raise EngineError(f"threads: must be at least 1, got {threads}")
+    if not isinstance(threads, int) or threads < 1:
+        raise EngineError(f"threads: must be an integer from 1 on, got {threads!r}")
     return Runtime(path if isinstance(path, Packed) else read(path), threads)
 
 

@@ -1,14 +1,19 @@
 """A module becomes a graph, through ``torch.export``.
 
 Any module of one tensor that can be exported can be traced. An operation without a node of its own becomes a ``"torch"``
-node, which torch runs; a module that cannot be taken apart (its code fixes the batch size, say) becomes one such node.
+node, which torch runs; a module that cannot be taken apart (its code looks at the number of examples, say) becomes one such
+node. What was traced is run beside the module before it is believed, for several examples and for one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
+import logging
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,8 +25,10 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.nn.utils.parametrize import is_parametrized
 
 from supermask.deploy.conversion import RefusedError, convert
+from supermask.deploy.dense import Dense
 from supermask.deploy.graph import INPUT, INPUT_TYPES, Graph, Node, check_node
 from supermask.deploy.operations import OPERATIONS, TORCH
+from supermask.deploy.planning import GIVEN
 from supermask.deploy.shapes import Shape, infer, shapes_of
 from supermask.errors import EngineError, GraphError
 
@@ -29,6 +36,9 @@ Arrays = dict[str, NDArray[Any]]
 _DTYPES: Final = {torch.float32: "float32", torch.int64: "int64"}
 _BATCH_NORM: Final = torch.ops.aten._native_batch_norm_legit_no_training.default
 _PROBE: Final = 3  # examples in the traced batch: torch.export takes 0 and 1 for constants
+_CLOSE: Final = 1e-3  # relative, and of the largest result: what rounding in another order may change
+_TALKATIVE: Final = "torch.fx.experimental.symbolic_shapes"  # prints the program that it could not follow
+_VIEWS: Final = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Graph, Arrays]:
 
     Raises:
         EngineError: The model carries masks still, is not on the CPU, takes another input, or gives something other than a
-            tensor with one row an example.
+            tensor with one row an example, of a type that numpy has.
     """
     _check(model, example)
     probe = example[:1].detach().repeat(_PROBE, *[1] * (example.dim() - 1))
@@ -106,9 +116,7 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Graph, Arrays]:
     model.eval()
     try:
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the model's own caller hears them
-                result = model(probe.clone())
+            result = _run(model, probe)
         except Exception as error:
             first = str(error).partition("\n")[0]
             raise EngineError(
@@ -117,8 +125,14 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Graph, Arrays]:
         if not isinstance(result, Tensor) or result.dim() == 0 or result.shape[0] != _PROBE:
             got = tuple(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
             raise EngineError(f"model: must give one tensor with one row an example, got {got} for {_PROBE} examples")
+        if result.dtype == torch.bfloat16 or result.dtype.is_complex or result.layout != torch.strided:
+            raise EngineError(
+                f"model: gives {result.dtype}, {result.layout}; engines give what numpy has: float32, ..."
+            )
         try:
-            return _Tracer(_program(model, probe), probe).run()
+            graph, arrays = _Tracer(_program(model, probe), probe).run()
+            _compare(graph, arrays, model, probe)
+            return graph, arrays
         except _WholeError as reason:
             return _whole(model, probe, result, str(reason))
     finally:
@@ -128,6 +142,40 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Graph, Arrays]:
 
 class _WholeError(Exception):
     """Why a module cannot be taken apart."""
+
+
+def _run(model: nn.Module, x: Tensor) -> Any:
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the model's own caller hears them
+        return model(x.clone())
+
+
+def _compare(graph: Graph, arrays: Arrays, model: nn.Module, probe: Tensor) -> None:
+    """Run what was traced beside the model, for several examples and for one, which torch.export never looks at.
+
+    Raises:
+        _WholeError: The results differ: the code of the model looks at the number of examples.
+    """
+    dense = Dense(graph, arrays)
+    for x in (probe, probe[:1]):
+        try:
+            wanted = _run(model, x)
+        except Exception as error:
+            if len(x) == 1:  # a model may need more
+                continue
+            raise _WholeError(f"it does not run twice: {error}") from error
+        values = {INPUT: x.clone(), **dense.given(graph)}
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for node in graph.nodes:
+                if node.op not in GIVEN:
+                    values[node.name] = dense.compute(node, len(x), [values[name] for name in node.inputs])
+        got = values[graph.output]
+        if len(x) == 1 and (not isinstance(wanted, Tensor) or got.shape != wanted.shape):
+            continue  # squeeze() takes a batch of one away; an engine always gives one row an example
+        largest = float(wanted.double().abs().nan_to_num(posinf=0.0).max()) if wanted.numel() else 0.0
+        same = got.shape == wanted.shape and got.dtype == wanted.dtype
+        if not same or not torch.allclose(got, wanted, _CLOSE, _CLOSE * largest, equal_nan=True):
+            raise _WholeError(f"for {len(x)} example{'s' * (len(x) > 1)} it does something else than was traced")
 
 
 def _check(model: nn.Module, example: Tensor) -> None:
@@ -152,7 +200,7 @@ def _program(model: nn.Module, probe: Tensor) -> ExportedProgram:
     # reading the byte code is slower, and understands len(x)
     for strict in (False, True):
         try:
-            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _silence():
                 warnings.simplefilter("ignore")  # torch's own deprecations, inside torch
                 # with gradients on, modules do not take the fused short cuts that no table of operations knows
                 exported = torch.export.export(model, (probe,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=strict)
@@ -162,6 +210,19 @@ def _program(model: nn.Module, probe: Tensor) -> ExportedProgram:
             failure = failure or error
     first = str(failure).strip().partition("\n")[0].partition(" For more information")[0]
     raise _WholeError(f"torch.export cannot follow it with a free batch size: {first}") from failure
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Inside, torch does not print pages of a program that it cannot follow: the plan of an engine says why."""
+    logger = logging.getLogger(_TALKATIVE)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _whole(model: nn.Module, probe: Tensor, result: Tensor, why: str) -> tuple[Graph, Arrays]:
@@ -194,6 +255,10 @@ class _Tracer:
                 if isinstance(size, int):
                     raise _WholeError("its code fixes the number of examples")
                 self.symbol = size.node.expr
+                if guards := [
+                    guard.expr for guard in size.node.shape_env.guards if self.symbol in guard.expr.free_symbols
+                ]:
+                    raise _WholeError(f"its code looks at the number of examples ({guards[0]})")
             elif isinstance(tensor := state.get(spec.target), Tensor):
                 self.arrays[spec.target] = tensor.detach().clone().contiguous().numpy()
                 self.stored[node] = spec.target
@@ -266,7 +331,9 @@ class _Tracer:
             if argument in self.stored:
                 return self._given("constant", self.stored[argument], tensor=self.stored[argument])
         elif isinstance(argument, int | float) and not isinstance(argument, bool):
-            return self._given("number", f"number {float(argument)}", value=float(argument))
+            if math.isfinite(argument):
+                return self._given("number", f"number {float(argument)}", value=float(argument))
+            raise RefusedError(f"{argument} is not finite")
         raise RefusedError(f"{argument} is not a tensor")
 
     def tensor(self, argument: Any) -> str:
@@ -346,11 +413,15 @@ class _Tracer:
                 return [stand_in(part) for part in item]
             return item
 
+        if node.target == torch.ops.aten.as_strided.default:
+            raise _WholeError("it looks at how a tensor lies in memory (as_strided)")
+        # what a view looks at may lie in memory in another order here
+        target = torch.ops.aten.reshape.default if node.target in _VIEWS else node.target
         arguments = tuple(stand_in(item) for item in node.args)
         options = {name: stand_in(item) for name, item in node.kwargs.items()}
         name = self._fresh(_module_name(node))
         about = {"target": str(node.target), "shape": None if shape is None else list(shape)}
-        self.nodes.append(Node(TORCH, name, tuple(inputs), about, TorchCall(node.target, arguments, options)))
+        self.nodes.append(Node(TORCH, name, tuple(inputs), about, TorchCall(target, arguments, options)))
         self.values[node] = name
 
 

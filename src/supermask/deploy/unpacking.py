@@ -63,7 +63,7 @@ BITS: Final = 8
 PER_ROW: Final = 16
 SIDES: Final = 32
 DEFAULT_LIMIT: Final = 1 << 30
-_MOST_AXES: Final = 32
+MOST_AXES: Final = 32
 _CHUNK: Final = 1 << 16  # weights decoded at once: what that takes does not grow with the tensor
 _NAMES: Final = tuple(DTYPES)
 
@@ -225,7 +225,7 @@ def read(
     Raises:
         PackedFileError: The file is missing, damaged, truncated, of a newer format, or decodes to more than ``limit``.
     """
-    return from_bytes(container.read_bytes(path), source=str(path), limit=limit, check_graph=check_graph)
+    return from_bytes(container.read_bytes(path, limit), source=str(path), limit=limit, check_graph=check_graph)
 
 
 def from_bytes(
@@ -270,8 +270,8 @@ def _read_directory(cursor: Cursor, limit: int) -> dict[str, Entry]:
         if coding >= len(CODINGS) or dtype >= len(_NAMES):
             raise PackedFileError(f"the tensor {name!r} has the unknown coding {coding} or type {dtype}")
         axes = cursor.byte()
-        if axes > _MOST_AXES:
-            raise PackedFileError(f"the tensor {name!r} has {axes} axes; at most {_MOST_AXES} are allowed")
+        if axes > MOST_AXES:
+            raise PackedFileError(f"the tensor {name!r} has {axes} axes; at most {MOST_AXES} are allowed")
         shape = tuple(cursor.varint() for _ in range(axes))
         found.append((name, CODINGS[coding], _NAMES[dtype], shape, cursor.varint()))
     total, entries, order = 0, {}, list[Entry]()

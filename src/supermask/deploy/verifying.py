@@ -17,9 +17,11 @@ from supermask._version import __version__
 from supermask.deploy.dense import Dense, to_array
 from supermask.deploy.engine import Engine, compile
 from supermask.deploy.exporting import exported as run_exported
+from supermask.deploy.exporting import largest_difference
 from supermask.deploy.packing import annotate
 from supermask.deploy.programs import Array
 from supermask.deploy.runtime import load
+from supermask.deploy.session import first_line
 from supermask.deploy.unpacking import read
 from supermask.errors import EngineError
 from supermask.kernels.library import variant
@@ -148,11 +150,15 @@ def verify(
         EngineError: There are no examples, or a form does not take them.
         PackedFileError: The packed file is damaged.
     """
-    if not len(x) or batch_size < 1:
-        raise EngineError(f"x: needs at least one example and batch_size at least 1, got {len(x)} and {batch_size}")
+    if not isinstance(x, Tensor) or not x.dim() or not len(x):
+        got = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise EngineError(f"x: must be a tensor of at least one example, got {got}")
+    if batch_size < 1:
+        raise EngineError(f"batch_size: must be at least 1, got {batch_size}")
+    first = x[:batch_size]
+    _check_plain(model, first)
     reference = _Module(copy.deepcopy(model).eval())
     logits = _outputs(reference.run, x, batch_size)
-    first = x[:batch_size]
     reference_layers = reference.layers(first)
     forms: dict[str, tuple[Callable[[Array], Array], dict[str, float]]] = {}
     if masked is not None:
@@ -164,7 +170,7 @@ def verify(
         try:
             unpacked.load_state_dict(content.state_dict())
         except RuntimeError as error:
-            raise EngineError(f"packed: {packed} does not fit the model: {error}") from error
+            raise EngineError(f"packed: {packed} does not fit the model: {' '.join(str(error).split())}") from error
         forms["packed"] = _compare_module(_Module(unpacked), reference, reference_layers, first)
         if content.graph is not None:
             source = content
@@ -179,6 +185,20 @@ def verify(
     if packed is not None and write:
         annotate(packed, certificate=certificate.to_dict())
     return certificate
+
+
+def _check_plain(model: nn.Module, first: Tensor) -> None:
+    """Refuse a model that does not take the examples, or gives something else than one tensor with a row for each."""
+    plain = copy.deepcopy(model).eval()
+    try:
+        with torch.no_grad():
+            out = plain(first.detach().clone())
+    except Exception as error:  # whatever the user's code raises
+        about = f"{first.dtype} of shape {tuple(first.shape)}"
+        raise EngineError(f"x: the model does not take {about}: {first_line(error)}") from error
+    if not isinstance(out, Tensor) or not out.dim() or len(out) != len(first):
+        got = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise EngineError(f"model: must give one tensor with one row an example, got {got} for {len(first)} examples")
 
 
 class _Module:
@@ -231,23 +251,11 @@ def _compare_module(
     """Differences of all weights, and of what the layers give on one batch."""
     found = {}
     for name, value in reference.module.state_dict().items():
-        found[name] = _difference(other.tensor(name).double().numpy(), value.double().numpy())
+        found[name] = largest_difference(other.tensor(name).double().numpy(), value.double().numpy())
     for name, outputs in other.layers(x).items():
         pairs = zip(outputs, layers.get(name, ()), strict=False)  # torch's fused blocks call no module of theirs
-        found[f"{name}()"] = max((_difference(a.numpy(), b.numpy()) for a, b in pairs), default=0.0)
+        found[f"{name}()"] = max((largest_difference(a.numpy(), b.numpy()) for a, b in pairs), default=0.0)
     return other.run, found
-
-
-def _difference(a: Array, b: Array) -> float:
-    """Largest absolute difference; infinite where one is NaN and the other is not, or the shapes differ."""
-    if a.shape != b.shape:
-        return math.inf
-    if not a.size:
-        return 0.0
-    with np.errstate(invalid="ignore"):
-        gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a.astype(np.float64) - b))
-    largest = float(gap.max())
-    return math.inf if math.isnan(largest) else largest
 
 
 def _engine_layers(engine: Engine, x: Tensor) -> dict[str, float]:
@@ -264,7 +272,7 @@ def _engine_layers(engine: Engine, x: Tensor) -> dict[str, float]:
             if is_sparse and unit.program is not None:
                 got = unit.program(to_array(values[unit.sources[0]]), engine.threads)
                 name = ", ".join(layer.name for layer in unit.layers) or unit.result
-                found[name] = _difference(got, to_array(values[unit.result]))
+                found[name] = largest_difference(got, to_array(values[unit.result]))
     return found
 
 
@@ -288,4 +296,4 @@ def _form(
         two = np.partition(wanted, -2, axis=-1)
         margin = two[..., -1] - two[..., -2]
     wrong = int((~same & (margin > MARGIN)).any(-1).sum())
-    return Form(name, _difference(outputs, logits), float(same.all(-1).mean()), wrong, layers)
+    return Form(name, largest_difference(outputs, logits), float(same.all(-1).mean()), wrong, layers)

@@ -66,7 +66,7 @@ def engine(*, path: Path | None, model: Any, batches: tuple[int, ...], threads: 
 
     artefact = load_artefact(**model)
     assert artefact.input_shape is not None, "the benchmark has asked for it"
-    example = torch.zeros(1, *artefact.input_shape)
+    example = torch.randn(1, *artefact.input_shape, generator=torch.Generator().manual_seed(0))
     return compile(artefact.model, example, batch_sizes=batches, threads=threads).__call__
 
 
