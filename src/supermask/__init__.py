@@ -19,6 +19,7 @@ if _TYPE_CHECKING:
     from supermask.core.registry import register
     from supermask.core.sparsifier import Sparsifier
     from supermask.core.targets import Target
+    from supermask.core.tracing import find_structure
     from supermask.methods import Dense, FixedMask, Magnitude, RandomMask, SignedSupermask
     from supermask.tensors.initializers import Initializer
 
@@ -36,6 +37,7 @@ __all__ = [
     "Target",
     "__version__",
     "check_method",
+    "find_structure",
     "load_arrays",
     "register",
     "save_arrays",
@@ -53,6 +55,7 @@ _HOMES = {
     "Sparsifier": "core.sparsifier",
     "Target": "core.targets",
     "check_method": "core.checks",
+    "find_structure": "core.tracing",
     "load_arrays": "core.arrays",
     "register": "core.registry",
     "save_arrays": "core.arrays",

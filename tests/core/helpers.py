@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supermask import Method, Sparsifier
-from supermask.core.method import check_density, check_range
+from supermask.core.channels import meet_budget
+from supermask.core.method import check_choice, check_density, check_range
 from supermask.core.select import masks_by_score
 from supermask.tensors.philox import Stream
 
@@ -143,3 +145,30 @@ class TwoRounds(Method):
             target.parameter.copy_(s.state[target.name])
             s.set_mask(target, half(target.shape))
         return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut(Method):
+    """Masks on whole channels; at the last step the budget is met by removing the first channels."""
+
+    name: ClassVar[str] = "test-cut"
+    needs_structure: ClassVar[bool] = True
+
+    residual: str = "inner"
+    budget: Mapping[str, float] = field(default_factory=lambda: {"macs": 0.6}, hash=False)
+
+    def __post_init__(self) -> None:
+        check_choice(self.name, "residual", self.residual, ("inner", "shared"))
+
+    def setup(self, s: Sparsifier) -> None:
+        for target in s.targets:
+            s.install_mask(target)
+
+    def after_step(self, s: Sparsifier) -> None:
+        if s.step == s.total_steps:
+            meet_budget(s, self.budget, ranks(s), project=True)
+
+
+def ranks(s: Sparsifier) -> dict[str, Tensor]:
+    """Later channels are better."""
+    return {g.name: torch.arange(g.channels) * 1.0 for g in s.groups}

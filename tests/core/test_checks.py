@@ -16,13 +16,14 @@ from torch.nn.utils.parametrize import is_parametrized
 
 import supermask.core.sparsifier
 from supermask import Initializer, Method, SignedSupermask, Sparsifier, check_method
+from supermask.core.channels import meet_budget
 from supermask.core.checks import CHECKS, Report, Result, run_check
 from supermask.core.parametrizations import Masked, Selected, Thresholded
 from supermask.core.select import selected
-from supermask.core.zoo import ZOO
+from supermask.core.zoo import RESIDUAL, ZOO
 from supermask.errors import ConformanceError, HyperparameterError, UnsupportedModuleError
 
-from .helpers import Sound
+from .helpers import Cut, Sound, ranks
 
 MLP = ZOO["mlp"]
 config = dataclass(frozen=True, kw_only=True)
@@ -264,6 +265,19 @@ class ShowsHiddenWeightsLater(Sound):
         return s.round == 0
 
 
+@config
+class KeepsTooMuch(Cut):
+    def after_step(self, s: Sparsifier) -> None:
+        """Nothing goes."""
+
+
+@config
+class KeepsTooLittle(Cut):
+    def after_step(self, s: Sparsifier) -> None:
+        if s.step == s.total_steps:
+            meet_budget(s, {"macs": 0.55}, ranks(s), project=True)
+
+
 # check -> methods that break it, each with what the report then says
 BROKEN: dict[str, list[tuple[Method, str]]] = {
     "is_a_frozen_config": [
@@ -282,6 +296,10 @@ BROKEN: dict[str, list[tuple[Method, str]]] = {
         (DrawsFromTheSystem(), "two runs at one seed: .* differs"),
     ],
     "keeps_its_density": [(KeepsOneTooMany(), "369 of 736 remain, promised were 368")],
+    "keeps_its_budget": [
+        (KeepsTooMuch(budget={"macs": 0.9}), "1.0000 of the macs are used, promised were 0.9"),
+        (KeepsTooLittle(budget={"macs": 0.9}), "was removed, but the budget has room for it"),
+    ],
     "hidden_weights_stay_zero": [(ShowsHiddenWeights(), "0.weight moves hidden weights at step 1")],
     "frozen_weights_do_not_move": [
         (MovesFrozenWeights(), "the frozen weight 0.weight changed"),
@@ -321,12 +339,13 @@ def test_no_check_is_left_out() -> None:
     ],
 )
 def test_a_broken_method_is_caught_by_name(check: str, method: Method, detail: str) -> None:
-    result = run_check(check, method, MLP)
+    zoo = RESIDUAL if method.needs_structure else MLP
+    result = run_check(check, method, zoo)
     assert result.status == "fail"
     report = Report(method, (result,))
     assert not report.passed
     assert result.check == check
-    with pytest.raises(ConformanceError, match=f"(?s){check} on mlp: .*{detail}"):
+    with pytest.raises(ConformanceError, match=f"(?s){check} on {zoo.name}: .*{detail}"):
         report.raise_for_failures()
 
 

@@ -7,7 +7,7 @@ import pytest
 from supermask import Initializer, Magnitude, Method, RandomMask, SignedSupermask
 from supermask.core.checks import CHECKS, run_check
 from supermask.core.registry import methods
-from supermask.core.zoo import ZOO, ZooModel
+from supermask.core.zoo import RESIDUAL, ZOO, ZooModel
 
 
 def drawn(distribution: str) -> Initializer:
@@ -45,8 +45,10 @@ def configurations(zoo: ZooModel) -> list[tuple[str, Method]]:
 
 def cases() -> list[object]:
     found = []
-    for zoo in ZOO.values():
+    for zoo in (*ZOO.values(), RESIDUAL):
         for label, method in configurations(zoo):
+            if zoo is RESIDUAL and not method.needs_structure:
+                continue
             for check in CHECKS:
                 # compiling takes a third of a second; the configurations differ in nothing it could see but on the mlp
                 if check != "compiles" or zoo.name == "mlp" or (zoo.compiles and label not in MORE):
@@ -58,3 +60,5 @@ def cases() -> list[object]:
 def test_conformance(check: str, method: Method, zoo: ZooModel) -> None:
     result = run_check(check, method, zoo)
     assert result.status in ("pass", "refused"), result.detail
+    if method.needs_structure and zoo.name in ("conv+bn", "residual"):
+        assert result.status == "pass", result.detail

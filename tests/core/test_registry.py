@@ -46,9 +46,9 @@ def test_the_built_in_methods() -> None:
 
 
 def test_an_unknown_method_offers_the_nearest_name() -> None:
-    with pytest.raises(ConfigError, match=r"'signed-supermaks'; did you mean 'signed-supermask'\? (?i:known): dense"):
+    with pytest.raises(ConfigError, match=r"'signed-supermaks'; did you mean 'signed-supermask'\? (?i:known): bar"):
         method_class("signed-supermaks")
-    with pytest.raises(ConfigError, match="no method is called 'zzz'.* (?i:known): dense"):
+    with pytest.raises(ConfigError, match="no method is called 'zzz'.* (?i:known): bar"):
         method_class("zzz")
 
 

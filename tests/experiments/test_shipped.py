@@ -75,8 +75,19 @@ COUNTS = {
     "dst/lenet-300-100-short": (9, 45),
     "dst/wrn-22-2": (7, 21),
     "dst/literature": (0, 0),
+    "structured/table-1": (15, 45),
+    "structured/table-2": (3, 3),
+    "structured/table-3": (23, 23),
+    "structured/table-4": (12, 36),
+    "structured/table-5": (10, 10),
+    "structured/table-6": (8, 8),
+    "structured/compare": (44, 132),
+    "structured/budgets-small": (44, 132),
+    "structured/sensitivity-small": (20, 60),
+    "structured/figures-small": (9, 27),
+    "structured/literature": (0, 0),
 }
-FOLDERS = ("compare", "snip", "dessilbi", "supermask", "lottery", "dst", "signed-supermask", "recipes")
+FOLDERS = ("compare", "snip", "dessilbi", "supermask", "lottery", "dst", "signed-supermask", "recipes", "structured")
 IDS = [shipped.id for shipped in index()]
 PAPER = [shipped.id for shipped in index() if shipped.paper == "signed-supermask"]
 
@@ -101,7 +112,13 @@ def test_all_of_a_folder_share_one_results_folder(folder):
 
 
 @pytest.mark.parametrize(
-    ("paper", "tables"), [("signed-supermask", range(1, 16)), ("dessilbi", range(1, 11)), ("snip", range(1, 7))]
+    ("paper", "tables"),
+    [
+        ("signed-supermask", range(1, 16)),
+        ("dessilbi", range(1, 11)),
+        ("snip", range(1, 7)),
+        ("structured", range(1, 7)),
+    ],
 )
 def test_every_table_of_a_paper_is_there(paper, tables):
     assert {f"{paper}/table-{number}" for number in tables} <= set(IDS)
@@ -240,7 +257,8 @@ COMPARED = [name for name in IDS if name.startswith("compare/")]
 def test_every_method_is_compared_under_equal_conditions(name):
     runs = first_seed(name)
     methods = {spec.sections["method"]["name"] for spec in runs.values()}
-    shipped = {key for key, cls in registered().items() if cls.__module__.startswith("supermask.methods.")}
+    own = {key: cls for key, cls in registered().items() if cls.__module__.startswith("supermask.methods.")}
+    shipped = {key for key, cls in own.items() if not cls.needs_structure}  # those that remove channels: structured/
     assert methods == shipped - ABLATIONS_AND_MASKS
     equal = {
         json.dumps([spec.sections["model"], spec.sections["init"], spec.sections["data"]]) for spec in runs.values()
@@ -250,6 +268,63 @@ def test_every_method_is_compared_under_equal_conditions(name):
         assert len({json.dumps(spec.sections["train"][key]) for spec in runs.values()}) == 1, key
     epochs = {label: spec.sections["train"]["epochs"] * rounds(spec) for label, spec in runs.items()}
     assert len(set(epochs.values())) == 1, epochs
+
+
+def shipped(*, channels):
+    """Names of the package's methods that remove channels, or of those that do not."""
+    ours = {key: cls for key, cls in registered().items() if cls.__module__.startswith("supermask.methods.")}
+    return {key for key, cls in ours.items() if cls.needs_structure is channels}
+
+
+BUDGETS = (0.7, 0.5, 0.3)
+
+
+@pytest.mark.parametrize("name", ["structured/compare", "structured/budgets-small"])
+def test_every_method_that_removes_channels_is_compared_under_equal_conditions(name):
+    networks = {}
+    for spec in first_seed(name).values():
+        networks.setdefault(json.dumps([spec.sections["model"], spec.sections["data"]]), []).append(spec)
+    assert len(networks) == 2
+    for specs in networks.values():
+        found, trained = {}, set()
+        for spec in specs:
+            method, train = spec.config().method, spec.config().train
+            if method.needs_structure:
+                assert list(method.budget) == ["macs"]
+                found.setdefault(method.name, []).append(method.budget["macs"])
+            trained.add(sum(train.of_round(number).epochs for number in range(trainings(method))))
+            assert train.batch_size == 64
+            assert train.distill is None or method.name == "bar"
+        assert {key: tuple(sorted(set(values), reverse=True)) for key, values in found.items()} == dict.fromkeys(
+            shipped(channels=True), BUDGETS
+        )
+        assert len(found["maskconvnet"]) == 2 * len(BUDGETS)  # alone, and met
+        assert len(trained) == 1
+
+
+def trainings(method):
+    """Rounds of a method that removes channels."""
+    return 1 + getattr(method, "pretrain", False) + getattr(method, "fine_tune", False)
+
+
+def test_small_sensitivity_has_the_settings_of_table_5():
+    pairs = [
+        [(s.sections["method"]["lam_mean"], s.sections["method"]["lam_var"]) for s in specs]
+        for specs in (
+            list(first_seed("structured/table-5").values()),
+            [s for label, s in first_seed("structured/sensitivity-small").items() if label.startswith("alone")],
+            [s for label, s in first_seed("structured/sensitivity-small").items() if label.startswith("met")],
+        )
+    ]
+    assert pairs[0] == pairs[1] == pairs[2]
+    assert len(set(pairs[0])) == 10
+
+
+def test_runs_to_flops_of_table_4_are_those_of_table_1():
+    there = first_seed("structured/table-1")
+    for label, spec in first_seed("structured/table-4").items():
+        if label.endswith(" F"):
+            assert spec.id == there[label.removesuffix(" F") + " MaskConvNet"].id
 
 
 def rounds(spec):

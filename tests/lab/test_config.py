@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from supermask.errors import ConfigError
-from supermask.lab.config import Clip, parse_run
+from supermask.lab.config import parse_run
 from supermask.lab.plan import expand
+from supermask.lab.train_section import Clip
 from supermask.lab.validate import build, check, describe, non_default, plain
 from supermask.optim import Exponential, WarmUp
 

@@ -187,7 +187,7 @@ def test_the_version_of_a_method_counts(monkeypatch):
 
 
 def test_a_changed_default_keeps_the_id_but_not_the_spec(monkeypatch):
-    from supermask.lab.config import TrainSection
+    from supermask.lab.train_section import TrainSection
 
     before = one()
     monkeypatch.setattr(TrainSection.__init__, "__kwdefaults__", TrainSection.__init__.__kwdefaults__ | {"loss": "mse"})

@@ -14,7 +14,7 @@ FACTS = {
     "n_train": 8, "n_test": 2, "n_validation": 2, "input_shape": (64,),
     "seconds": {"total": 1.0, "train": 1.0, "evaluate": 0.0}, "memory": {}, "threads": 1, "device": "cpu",
     "starts": [{"cpu": "a processor", "cores": 2, "device": "cpu", "python": "3.11"}], "rounds": 1,
-        "notes": [],
+    "notes": [], "channels": None,
 }  # fmt: skip
 TEST, HELD_OUT = [0.5, 0.9, 0.7, 0.9, 0.6], [0.8, 0.2, 0.8, 0.2, 0.3]
 
@@ -160,6 +160,15 @@ def test_planned_epochs_are_those_of_all_rounds():
     result = judge({"train.epochs": 7}, "accuracy")
     assert (result["epochs"], result["epochs_planned"]) == (5, 7)
     assert judge({"train.epochs": 7}, "accuracy", rounds=3)["epochs_planned"] == 21
+    tuned = judge({"train.epochs": 7, "train.rounds": {"2": {"epochs": 1}}}, "accuracy", rounds=3)
+    assert (tuned["epochs_planned"], tuned["epochs_by_round"]) == (15, [7, 7, 1])
+
+
+def test_multiply_accumulates_of_removed_channels_are_those_of_the_network_without_them():
+    told = {"groups": [], "costs": {"macs": {"remaining": 100.0}}, "shrunk": {}, "latency": None}
+    found = judge({}, "accuracy", channels=told)["macs"]
+    assert (found["dense"], found["remaining"]) == (64 * 16 + 16 * 10, 100)
+    assert found["convention"].endswith("; removed channels are taken out")
 
 
 def test_every_machine_that_trained_is_told_once():

@@ -40,6 +40,13 @@ def section(name, folder):
     return {"name": name}
 
 
+def fitting(name):
+    """The model that a method is run on: those that remove channels need convolutions."""
+    return {
+        "model": {"name": "userparts:build_convolutional" if methods()[name].needs_structure else "userparts:build"}
+    }
+
+
 def kill_in_mid_epoch(patch, out, monkeypatch, *, checkpoint_seconds):
     """Run in a worker that kills itself with SIGKILL after some steps."""
     with monkeypatch.context() as context:
@@ -56,7 +63,7 @@ def kill_in_mid_epoch(patch, out, monkeypatch, *, checkpoint_seconds):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", built_in_methods())
 def test_killed_in_mid_epoch(name, tmp_path, monkeypatch):
-    patch = MODEL | {"method": section(name, tmp_path / "files")}
+    patch = MODEL | fitting(name) | {"method": section(name, tmp_path / "files")}
     run_here(patch, tmp_path / "straight")
     run = kill_in_mid_epoch(patch, tmp_path / "killed", monkeypatch, checkpoint_seconds=0)
     state = load_checkpoint(run.checkpoint, torch.device("cpu"))["trainer"]
@@ -91,7 +98,7 @@ def test_stopped_at_every_step(patch, tmp_path):
 
 @pytest.mark.parametrize("name", built_in_methods())
 def test_every_method_stopped_at_every_step(name, tmp_path):
-    own = {"model": {"name": "userparts:build"}, "train.epochs": 3, "train.batch_size": 400}
+    own = fitting(name) | {"train.epochs": 3, "train.batch_size": 400}
     stop_at_every_step(own | {"method": section(name, tmp_path / "files")}, tmp_path)
 
 

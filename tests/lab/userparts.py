@@ -35,6 +35,28 @@ def build(hidden=24):
     return Classifier(hidden)
 
 
+class Convolutional(nn.Module):
+    """Two convolutions, one with batch norm, and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(6, 5, 3, padding=1)
+        self.dropout = nn.Dropout(0.2)
+        self.out = nn.Linear(5, 10)
+
+    def forward(self, x):
+        time.sleep(float(os.environ.get("TEST_SLEEP", "0")))
+        x = functional.relu(self.norm(self.conv1(x.view(-1, 1, 8, 8))))
+        return self.out(self.dropout(functional.relu(self.conv2(x)).mean((2, 3))))
+
+
+def build_convolutional():
+    build()
+    return Convolutional()
+
+
 def build_deadly(hidden=24):
     """Takes its process down as soon as it is built."""
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from supermask import SignedSupermask, models
-from supermask.errors import MaskError
-from supermask.measure.macs import CONVENTION, macs
+from supermask.core.groups import Structure
+from supermask.core.tracing import find_structure
+from supermask.errors import MaskError, StructureError
+from supermask.measure.macs import CONVENTION, author_flops, macs
 
 
 def counts(model: nn.Module, shape: tuple[int, ...], masks: dict[str, Tensor] | None = None) -> tuple[int, int]:
@@ -171,3 +175,48 @@ def test_masks_must_fit() -> None:
         macs(model, (3,), {"weight": torch.ones(3, 2, dtype=torch.bool)})
     with pytest.raises(MaskError, match="got torch.float32"):
         macs(model, (3,), {"weight": torch.ones(2, 3)})
+
+
+@functools.cache
+def structure_of(name: str, **options: object) -> Structure:
+    return find_structure(models.build(name, **options), torch.zeros(1, 3, 32, 32))
+
+
+def test_the_count_of_maskconvnets_authors_by_hand() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2)
+    )
+    found = find_structure(net, torch.zeros(1, 3, 8, 8))
+    entries, pooled = 4 * 36, 4 * 9
+    dense = 2 * (27 * entries + 72) + entries + 2 + 2 * entries + 4 * pooled  # biases, norm, ReLU, pool
+    assert author_flops(found)({}) == dense
+    half = {"0": torch.tensor([True, False, False, True])}
+    assert author_flops(found)(half) == (dense - 2) / 2 + 2
+    assert author_flops(found, elementwise=3)({}) == dense + entries
+    assert author_flops(found, multiply_add=1, elementwise=1, pools=())({}) == 27 * entries + 72 + 2 * entries + 2
+    with pytest.raises(StructureError, match="it knows no activations"):
+        author_flops(Structure((), {"w": (2, 3)}, {}, {"w": 1}))
+
+
+def test_the_published_counts_of_maskconvnet() -> None:
+    """Table 1 of the paper prints 7.97e8, 3.15e8, 2.52e8; the first is known to the last digit."""
+    assert author_flops(structure_of("vgg19-bn"))({}) == 797_001_738
+    vgg16 = find_structure(models.build("vgg16-bn", hidden=[512]), torch.zeros(1, 3, 32, 32))
+    assert author_flops(vgg16, multiply_add=1, elementwise=4)({}) == pytest.approx(3.147e8, abs=5e4)
+    assert author_flops(structure_of("resnet56", shortcut="average"))({}) == pytest.approx(2.520e8, abs=5e4)
+
+
+@pytest.mark.slow
+def test_the_published_counts_of_maskconvnets_large_networks() -> None:
+    assert author_flops(structure_of("resnet164"))({}) == pytest.approx(5.016e8, abs=5e4)
+    assert author_flops(structure_of("wrn-28-10", stride_conv=2), elementwise=1)({}) == pytest.approx(
+        1.1905e10, abs=5e5
+    )
+
+
+@pytest.mark.parametrize("name", ["vgg16-bn", "resnet20", "wrn-16-4", "resnet164"])
+def test_dense_counts_agree_with_torch(name: str) -> None:
+    model = models.build(name, width=0.25).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 32, 32))
+    assert counts(model, (3, 32, 32))[0] == counter.get_total_flops() / 2

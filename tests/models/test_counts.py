@@ -10,7 +10,6 @@ from torch import nn
 
 from supermask.measure import macs
 from supermask.models import MODELS, build
-from supermask.models.wide_resnet import wide_resnet
 
 from .helpers import biases, parameters, weights
 
@@ -61,35 +60,61 @@ def test_wide_resnets_of_snip_with_batch_norm(name: str, total: int) -> None:
     assert parameters(on_meta(name, {})) == total
 
 
+# counts of structured pruning. MAC: multiply-accumulates of convolutions and linear layers for one example, biases and batch
+# norm not counted. BN elements: of all inputs of batch norms, for one example.
+MASKCONVNET = {"stride_conv": 2, "shortcut": "raw"}
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "total", "convolutions", "linear", "filters"),
+    ("name", "options", "total", "convolutions", "linear", "filters", "normalised"),
     [
-        ("vgg16-bn", {}, 14_724_042, 313_196_544, 5_120, 4_224),
-        ("vgg16-bn", {"hidden": [512]}, 14_987_722, 313_196_544, 267_264, 4_224),
-        ("vgg19-bn", {}, 20_035_018, 398_131_200, 5_120, 5_504),
-        ("resnet56", {}, 853_018, 125_485_056, 640, 2_032),
-        ("resnet56", {"shortcut": "average"}, 853_018, 125_485_056, 640, 2_032),
-        ("wrn-28-10", {}, 36_479_194, 5_243_322_368, 6_400, 10_096),
-        ("wrn-28-10", {"stride_conv": 2, "shortcut": "raw"}, 36_479_194, 5_951_111_168, 6_400, 10_096),
-        ("resnet34", {}, 21_797_672, 3_663_249_408, 512_000, 8_512),
+        ("vgg16-bn", {"hidden": [512]}, 14_987_722, 313_196_544, 267_264, 4_224, 276_992),
+        ("vgg16-bn", {}, 14_724_042, 313_196_544, 5_120, 4_224, 276_480),
+        ("vgg19-bn", {}, 20_035_018, 398_131_200, 5_120, 5_504, 303_104),
+        ("resnet56", {}, 853_018, 125_485_056, 640, 2_032, 532_480),
+        ("resnet56", {"shortcut": "average"}, 853_018, 125_485_056, 640, 2_032, 532_480),
+        ("resnet164", {}, 1_703_258, 247_644_160, 2_560, 12_560, 3_149_824),
+        ("wrn-28-10", {}, 36_479_194, 5_243_322_368, 6_400, 10_096, 2_310_144),
+        ("wrn-28-10", MASKCONVNET, 36_479_194, 5_951_111_168, 6_400, 10_096, 2_678_784),
+        ("wrn-22-12", {}, 38_577_882, 5_505_466_368, 7_680, 9_424, 2_080_768),
+        ("resnet34", {}, 21_797_672, 3_663_249_408, 512_000, 8_512, 3_738_112),
     ],
 )
 def test_networks_of_structured_pruning(
-    name: str, options: dict[str, Any], total: int, convolutions: int, linear: int, filters: int
+    name: str, options: dict[str, Any], total: int, convolutions: int, linear: int, filters: int, normalised: int
 ) -> None:
     model = on_meta(name, options)
     assert parameters(model) == total
-    assert macs(model, MODELS[name].input_shape, {})["dense"] == convolutions + linear
+    by_layer = macs(model, MODELS[name].input_shape, {})
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    assert sum(m.weight.numel() for m in layers) == linear  # each is used once
+    assert by_layer["dense"] == convolutions + linear
     assert sum(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)) == filters
+    assert norm_elements(model, MODELS[name].input_shape) == normalised
 
 
-def test_a_wide_resnet_of_any_depth_and_width() -> None:
-    """The numbers published for "WRN-26-12" are those of 3 blocks a stage, which are 22 layers."""
-    with torch.device("meta"):
-        model = wide_resnet(22, 12)
-    assert parameters(model) == 38_577_882
-    assert macs(model, (3, 32, 32), {})["dense"] == 5_505_466_368 + 7_680
-    assert sum(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)) == 9_424
+def norm_elements(model: nn.Module, shape: tuple[int, ...]) -> int:
+    seen = []
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numel()))
+    model.eval()(torch.zeros(1, *shape, device="meta"))
+    return sum(seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"), [("vgg16-bn", 4), ("vgg19-bn", 8), ("resnet56", 2), ("resnet164", 4), ("wrn-16-4", 2)]
+)
+def test_networks_of_reduced_width(name: str, parts: int) -> None:
+    """Every convolution has a part of its channels, in and out, but for the images and the classes."""
+    model, whole = on_meta(name, {"width": 1 / parts}), on_meta(name, {})
+    assert model.state_dict().keys() == whole.state_dict().keys()
+    for (key, tensor), other in zip(model.state_dict().items(), whole.state_dict().values(), strict=True):
+        if tensor.dim() > 1:
+            out, into = other.shape[:2]
+            expected = (out if "fc" in key else out // parts, into if into == 3 else into // parts, *other.shape[2:])
+            assert tensor.shape == expected
+    assert model.eval()(torch.zeros(2, 3, 32, 32, device="meta")).shape == (2, 10)
 
 
 @pytest.mark.parametrize(

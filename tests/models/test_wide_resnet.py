@@ -54,6 +54,7 @@ def test_whole_network_by_hand(options: dict[str, Any], training: bool) -> None:
         ("wrn-16-10", 2, [160, 320, 640]),
         ("wrn-22-2", 3, [32, 64, 128]),
         ("wrn-22-8", 3, [128, 256, 512]),
+        ("wrn-22-12", 3, [192, 384, 768]),
         ("wrn-28-10", 4, [160, 320, 640]),
     ],
 )
@@ -64,6 +65,12 @@ def test_depth_and_width(name: str, blocks: int, widths: list[int]) -> None:
         assert [block.conv2.out_channels for block in stage] == [width] * blocks
         assert [block.shortcut is not None for block in stage] == [True] + [False] * (blocks - 1)
     assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in model.modules()) == 6 * blocks + 1
+
+
+def test_a_multiplier_of_the_width_changes_the_stem_too() -> None:
+    with torch.device("meta"):
+        model = build("wrn-16-4", width=0.5)
+    assert [model.conv1.out_channels, model.stage1.block1.conv1.out_channels, model.fc.in_features] == [8, 32, 128]
 
 
 def test_a_width_of_one_has_no_shortcut_in_the_first_stage() -> None:
@@ -80,5 +87,5 @@ def test_depths_that_no_network_has(depth: Any) -> None:
 
 
 def test_a_width_that_no_network_has() -> None:
-    with pytest.raises(ConfigError, match="width must be an integer >= 1, got 0.5"):
+    with pytest.raises(ConfigError, match="widen must be an integer >= 1, got 0.5"):
         wide_resnet(16, 0.5)  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from .helpers import weights
         ("resnet20", {}, (3, 16, 16)),
         ("resnet20", {"shortcut": "projection"}, (3, 16, 16)),
         ("resnet18", {"classes": 10}, (3, 64, 64)),
+        ("resnet164", {"width": 0.25}, (3, 16, 16)),
         ("wrn-22-2", {}, (3, 16, 16)),
         ("lstm-s", {"hidden": 32}, (1, 28, 28)),
         ("gru-s", {"hidden": 32}, (1, 28, 28)),

@@ -16,6 +16,7 @@ from supermask.cli.data import app as data
 from supermask.cli.doctor import doctor
 from supermask.cli.export import export
 from supermask.cli.init import init
+from supermask.cli.inspect import inspect
 from supermask.cli.methods import methods
 from supermask.cli.models import models
 from supermask.cli.output import print_error
@@ -23,6 +24,7 @@ from supermask.cli.pack import pack
 from supermask.cli.plan import plan
 from supermask.cli.report import report
 from supermask.cli.run import run
+from supermask.cli.shrink import shrink
 from supermask.cli.unpack import unpack
 from supermask.cli.verify import verify
 from supermask.errors import SupermaskError
@@ -85,12 +87,14 @@ _VERBS: tuple[Callable[..., None], ...] = (
     report,
     methods,
     models,
+    inspect,
     check,
     init,
     doctor,
     export,
     bench,
     pack,
+    shrink,
     unpack,
     verify,
 )

@@ -14,6 +14,7 @@ from supermask.errors import ConfigError, RunError
 if TYPE_CHECKING:
     from supermask.lab.load import Experiment
     from supermask.lab.plan import RunSpec
+    from supermask.report.channels import Values
     from supermask.report.content import Content, Settings
     from supermask.report.path import Path as RowPath
     from supermask.report.quoted import Quote
@@ -46,6 +47,22 @@ class Collected:
     literature: list[Quote] = field(default_factory=list)
     ranked: dict[str, tuple[float, ...]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+
+    def figures(self, rows: Sequence[Row]) -> dict[str, str]:
+        """File name -> SVG, of the channels' gates or scales from epoch to epoch.
+
+        Args:
+            rows: Those of the report's content.
+
+        Raises:
+            ConfigError: No run recorded any.
+            RunError: A file is damaged.
+        """
+        from supermask.report.figures import histogram, removal
+
+        folders = {result["run"]: folder for (folder, _), result in self.results.items()}
+        values = channel_values(rows, list(self.results.values()), folders)
+        return {"channel-histogram.svg": histogram(values), "channel-removal.svg": removal(values)}
 
     def content(self, epochs: Sequence[int] = (), *, rank: bool = False, path: bool = False) -> Content:
         """The report's content.
@@ -117,11 +134,39 @@ def paths(rows: Sequence[Row], results: Sequence[Mapping[str, Any]], folders: Ma
     return [path for path in found if path is not None]
 
 
+def channel_values(
+    rows: Sequence[Row], results: Sequence[Mapping[str, Any]], folders: Mapping[str, Path]
+) -> list[Values]:
+    """What scaled the channels in the runs of the rows, after every epoch; rows without a record are left out.
+
+    Args:
+        rows: The rows of a report.
+        results: The results that they hold.
+        folders: Run id -> its folder.
+
+    Raises:
+        RunError: A file is damaged.
+    """
+    from supermask.lab.store import RunFolder, read_channels
+    from supermask.report.channels import values_of
+    from supermask.report.names import row_names
+
+    groups = {r["run"]: [g["name"] for g in (r.get("channels") or {"groups": ()})["groups"]] for r in results}
+    found = (
+        values_of(name, [read_channels(RunFolder(folders[run])) for run in row.runs], groups[row.runs[0]])
+        for row, name in zip(rows, row_names(rows))
+    )
+    return [values for values in found if values is not None]
+
+
 def _steps_of_a_round(result: Mapping[str, Any]) -> int:
     """Steps of the first round of a run, in which a path is recorded; later ones may begin in their middle."""
     rounds = result.get("rounds", 1)
     steps: int = result["steps"]
-    return steps if rounds == 1 else steps // result["epochs"] * (result["epochs_planned"] // rounds)
+    if rounds == 1:
+        return steps
+    by_round = result.get("epochs_by_round", [result["epochs_planned"] // rounds])
+    return steps // int(result["epochs"]) * int(by_round[0])
 
 
 def collect(places: Sequence[str], settings: Sequence[str], out: Path) -> Collected:

@@ -13,11 +13,13 @@ import typer
 from supermask.cli.output import print_grids, print_json
 from supermask.cli.prepare import require_data
 from supermask.cli.progress import UNKNOWN, clock
+from supermask.lab.budgets import PlannedBudget
 from supermask.lab.cost import Cost, SettingCost, measure
 from supermask.lab.load import index
 from supermask.lab.plan import RunSpec
 from supermask.lab.runner import Runner
 from supermask.lab.store import run_folder
+from supermask.report.form import percent
 from supermask.report.grid import Grid
 
 MOST_NAMED: Final = 4  # settings that a sentence lists by name
@@ -64,8 +66,10 @@ def measure_costs(
     return measure(left, runner, workers=workers, on_measured=tell)
 
 
-def print_plan(name: str, folder: Path, runs: Sequence[Mapping[str, Any]], cost: Cost) -> None:
-    """Print the runs of an experiment, their states and their cost."""
+def print_plan(
+    name: str, folder: Path, runs: Sequence[Mapping[str, Any]], cost: Cost, budgets: Sequence[PlannedBudget]
+) -> None:
+    """Print the runs of an experiment, their states and their cost, and what budgets of channels can be met."""
     if not runs:
         typer.echo("no runs: this experiment only quotes literature; `supermask report` prints it")
         return
@@ -73,13 +77,40 @@ def print_plan(name: str, folder: Path, runs: Sequence[Mapping[str, Any]], cost:
     rows = tuple(tuple(str(run[key]) for key in ("run", "label", "seed", "state")) for run in runs)
     grid = Grid(f"{name}: {len(runs)} runs", ("run", "label", "seed", "state"), rows, frozenset({0, 1, 3}))
     table, notes = cost_table(cost)
-    print_grids([grid, table], [*notes, f"{states}; run folders: {folder}"])
+    limits = [_budget_grid(budgets)] if budgets else []
+    notes += [note for grid in limits for note in grid.notes]
+    print_grids([grid, *limits, table], [*notes, f"{states}; run folders: {folder}"])
 
 
 def cost_json(cost: Cost) -> dict[str, Any]:
     """A cost with the keys of docs/json.md."""
     settings = [dataclasses.asdict(setting) for setting in cost.settings]
     return {"workers": cost.workers, "seconds": cost.seconds, "settings": settings}
+
+
+def budgets_json(budgets: Sequence[PlannedBudget]) -> list[dict[str, Any]]:
+    """Budgets with the keys of docs/json.md."""
+    return [dataclasses.asdict(budget) for budget in budgets]
+
+
+def _budget_grid(budgets: Sequence[PlannedBudget]) -> Grid:
+    """What can be met of the dense network's costs, and what cannot."""
+
+    def share(fraction: float | None) -> str:
+        return UNKNOWN if fraction is None else percent(fraction)
+
+    rows = tuple(
+        (b.label, b.unit, share(b.limit), share(b.smallest), share(b.granularity), "no" if b.refused else "yes")
+        for b in budgets
+    )
+    headers = ("label", "unit", "budget %", "smallest %", "one channel %", "starts")
+    notes = [
+        "smallest: one channel left in each group that the method acts on; one channel: what the largest one changes at most."
+    ]
+    notes += dict.fromkeys(f"{b.label} will not start: {b.refused}" for b in budgets if b.refused)
+    if any(b.smallest is None and not b.refused for b in budgets):
+        notes.append(f"{UNKNOWN}: told when a run begins, which measures latency, or sees the images.")
+    return Grid("budgets, of the dense network's cost", headers, rows, frozenset({0, 1, 5}), tuple(notes))
 
 
 def cost_table(cost: Cost) -> tuple[Grid, list[str]]:

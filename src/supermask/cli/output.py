@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from supermask.errors import ConfigError
 from supermask.report.grid import Grid
 
 if TYPE_CHECKING:
@@ -81,6 +83,21 @@ def print_document(document: Document) -> None:
         print_grids([*parts, *document.failed], document.notes)
     else:
         print_grids(document.tables, document.notes)
+
+
+def write_figures(folder: Path, figures: Mapping[str, str]) -> None:
+    """Write figures into a folder, which is made, and say where they are.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in figures.items():
+            (folder / name).write_text(text, encoding="utf-8")
+            typer.echo(f"wrote {folder / name}", err=True)
+    except OSError as error:
+        raise ConfigError(f"--figures: {folder} cannot be written ({error.strerror}); name another folder") from error
 
 
 def draw(grid: Grid, width: int) -> Table:

@@ -28,13 +28,14 @@ def plan(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the runs of an experiment, which exist, and what the others will cost. Writes nothing.
+    """Show the runs of an experiment, which exist, what the others will cost, and what budgets can be met. Writes nothing.
 
     Without an experiment, list those that ship with the package.
     """
-    from supermask.cli.costs import cost_json, measure_costs, print_plan, print_shipped
+    from supermask.cli.costs import budgets_json, cost_json, measure_costs, print_plan, print_shipped
     from supermask.cli.output import print_json
     from supermask.cli.prepare import resolve_device
+    from supermask.lab.budgets import planned_budgets
     from supermask.lab.cost import Cost
     from supermask.lab.load import load_experiment
     from supermask.lab.plan import expand
@@ -56,11 +57,12 @@ def plan(
     runner = Runner(threads=threads, device=device, data_dir=data_dir)
     measured = measure_costs(specs, out, runner, workers=workers) if measure else {}
     cost = Cost.of(specs, out, workers=workers, device=device, measured=measured)
+    budgets = planned_budgets(specs)
     if as_json:
         about = {"schema": 1, "experiment": loaded.name, "folder": str(folder_of_all)}
-        print_json(about | {"runs": runs, "cost": cost_json(cost)})
+        print_json(about | {"runs": runs, "cost": cost_json(cost), "budgets": budgets_json(budgets)})
         return
-    print_plan(loaded.name, folder_of_all, runs, cost)
+    print_plan(loaded.name, folder_of_all, runs, cost, budgets)
 
 
 def _state(folder: RunFolder) -> str:

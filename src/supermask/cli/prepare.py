@@ -66,10 +66,12 @@ def initial_state(model: str, method: str, seed: int, settings: Sequence[str]) -
     """
     import torch
 
+    from supermask.lab.channels import trace
     from supermask.lab.config import parse_run
     from supermask.lab.load import parse_yaml
     from supermask.lab.parts import attach, build_loss, build_model
     from supermask.lab.patch import merge, nest
+    from supermask.models import MODELS
 
     pairs = [setting.partition("=") for setting in settings]
     for key, equals, _ in pairs:
@@ -81,5 +83,13 @@ def initial_state(model: str, method: str, seed: int, settings: Sequence[str]) -
     config = parse_run(merge({"model": {"name": model}, "method": {"name": method}, **unused}, patch), Path())
     if config.method.needs_data:
         raise ConfigError(f"{method} computes its start from training data; start a run instead")
-    cpu = torch.device("cpu")
-    return attach(config, build_model(config, seed, Path(), cpu), seed, [], build_loss("cross-entropy", Path()))
+    built = build_model(config, seed, Path(), torch.device("cpu"))
+    traced = None
+    if config.method.needs_structure:
+        if model not in MODELS:
+            raise ConfigError(
+                f"{method} traces its model, and nothing here tells the shape of {model}'s inputs; start a run instead"
+            )
+        channels, *size = MODELS[model].input_shape
+        traced = trace(config.method, built, torch.zeros(2, config.model.options.get("channels", channels), *size))
+    return attach(config, built, seed, [], build_loss("cross-entropy", Path()), traced)

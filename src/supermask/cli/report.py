@@ -33,6 +33,11 @@ Epochs = Annotated[
 Rank = Annotated[bool, typer.Option("--rank", help="Also a ranking, and which rows cannot be told apart.")]
 PathOf = Annotated[bool, typer.Option("--path", help="Also when weights entered, of methods that record it.")]
 
+Figures = Annotated[
+    Path | None,
+    typer.Option("--figures", metavar="FOLDER", help="Also draw channels' gates or scales by epoch, as SVG files."),
+]
+
 
 def report(
     where: Where,
@@ -45,6 +50,7 @@ def report(
     epoch: Epochs = "",
     rank: Rank = False,
     path: PathOf = False,
+    figures: Figures = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare finished runs in tables. Trains nothing.
@@ -53,7 +59,7 @@ def report(
     are some; for a folder, every run in it.
     """
     from supermask.cli.collect import collect, parse_epochs
-    from supermask.cli.output import print_document
+    from supermask.cli.output import print_document, write_figures
     from supermask.report.content import View
     from supermask.report.table import build, render
 
@@ -62,7 +68,10 @@ def report(
     format = "json" if as_json else format
     epochs = parse_epochs(epoch)
     view = View(spread=spread, best=best, per_layer=per_layer, per_epoch=bool(epochs), rank=rank, path=path)
-    content = collect(where, settings or [], out).content(epochs, rank=rank, path=path)
+    collected = collect(where, settings or [], out)
+    content = collected.content(epochs, rank=rank, path=path)
+    if figures is not None:
+        write_figures(figures, collected.figures(content.rows))
     if format not in (None, "text"):
         typer.echo(render(content, format, view), nl=False)
         return

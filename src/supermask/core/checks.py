@@ -12,23 +12,23 @@ import json
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from supermask.core.masks import Masks
+from supermask.core.budget import fractions, meets
 from supermask.core.method import Method
 from supermask.core.parametrizations import Scored
-from supermask.core.zoo import ZOO, ZooModel
-from supermask.errors import BindError, ConformanceError, HyperparameterError, UnsupportedModuleError
+from supermask.core.session import STEPS, Session
+from supermask.core.zoo import ZooModel, zoo_for
+from supermask.errors import BindError, ConformanceError, HyperparameterError, StructureError, UnsupportedModuleError
 from supermask.tensors.topk import keep_count
 
-STEPS: Final = 8
 Status = Literal["pass", "skipped", "refused", "fail"]
 
 
@@ -71,83 +71,6 @@ class Report:
         return "\n".join([counted, *[f"refuses {text}" for text in refused], *lines])
 
 
-class Session:
-    """A method attached to a model with an optimizer: what the checks train with."""
-
-    def __init__(self, method: Method, zoo: ZooModel, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
-        self.zoo = zoo
-        self.model = zoo.build(seed).to(dtype)
-        self.dtype = dtype
-        data = [self._cast(zoo.batch(i)) for i in range(4)] if method.needs_data else None
-        loss_fn = (lambda model, batch: F.cross_entropy(model(batch[0]), batch[1])) if method.needs_data else None
-        self.sparsifier = method.attach(self.model, seed=seed, data=data, loss_fn=loss_fn)
-        self.start_round()
-
-    def start_round(self) -> None:
-        """A fresh optimizer, bound."""
-        self.optimizer = torch.optim.SGD(self.sparsifier.param_groups(), lr=0.1, momentum=0.9, weight_decay=1e-3)
-        self.sparsifier.bind(self.optimizer, total_steps=STEPS)
-        self._round = self.sparsifier.round
-
-    def rounds(self) -> Iterator[int]:
-        """Rounds with what is left of the steps of each, and a fresh optimizer for each that begins."""
-        for number in self.sparsifier.rounds():
-            if number != self._round:
-                self.start_round()
-            yield STEPS - self.sparsifier.step
-
-    def _cast(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return (batch[0].to(self.dtype) if batch[0].is_floating_point() else batch[0]), batch[1]
-
-    def loss(self, index: int) -> Tensor:
-        """Loss on the batch of that number."""
-        x, y = self._cast(self.zoo.batch(index))
-        return F.cross_entropy(self.model(x), y)
-
-    def train(self, steps: int = STEPS, *, first: int = 0) -> list[float]:
-        """Train for some steps; returns the losses before each."""
-        losses = []
-        for index in range(first, first + steps):
-            self.optimizer.zero_grad()
-            loss = self.loss(index)
-            loss.backward()
-            self.optimizer.step()
-            losses.append(loss.item())
-        return losses
-
-    def output(self) -> Tensor:
-        """The model's output on a batch that is not trained on, in evaluation mode."""
-        training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
-            out: Tensor = self.model(self._cast(self.zoo.batch(1000))[0])
-        self.model.train(training)
-        return out
-
-    def finalize(self) -> Masks:
-        """Finalize; whether a promised density was reached is judged by ``keeps_its_density`` alone."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".* promises density", UserWarning)
-            return self.sparsifier.finalize()
-
-    def snapshot(self) -> dict[str, Any]:
-        """Everything a resume needs."""
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "sparsifier": self.sparsifier.state_dict(),
-            }
-        )
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Continue from a snapshot."""
-        self.model.load_state_dict(saved["model"])
-        self.sparsifier.load_state_dict(saved["sparsifier"])
-        self.start_round()
-        self.optimizer.load_state_dict(saved["optimizer"])
-
-
 class _SkipError(Exception):
     """A check does not apply to a model, whatever the method."""
 
@@ -187,7 +110,7 @@ def is_a_frozen_config(method: Method, zoo: ZooModel) -> None:
 
 @_check
 def refuses_bad_hyperparameters(method: Method, zoo: ZooModel) -> None:  # noqa: ARG001
-    """NaN and a word in place of each number, and an unknown word in place of each choice, raise naming the field."""
+    """NaN, a word and -1 in place of each number, and unknown words in place of choices and keys, raise naming the field."""
     for field in dataclasses.fields(method):
         value = getattr(method, field.name)
         bad: list[Any] = []
@@ -197,6 +120,12 @@ def refuses_bad_hyperparameters(method: Method, zoo: ZooModel) -> None:  # noqa:
             bad = [math.nan, "many", -1]
         elif isinstance(value, str) and not field.metadata.get("file"):
             bad = ["no-such-choice"]
+        elif isinstance(value, Mapping) and field.metadata.get("config", True):
+            bad = [
+                {},
+                *([] if field.metadata.get("names") else [{"no-such-key": 0.5}]),  # names of parts of a model
+                *({**value, key: wrong} for key in value for wrong in (math.nan, "many", -1)),
+            ]
         for wrong in bad:
             try:
                 dataclasses.replace(method, **{field.name: wrong})
@@ -242,6 +171,26 @@ def keeps_its_density(method: Method, zoo: ZooModel) -> None:
         masks = session.sparsifier.masks()
         wanted = keep_count(density, masks.total())
         _require(masks.remaining() == wanted, f"{masks.remaining()} of {masks.total()} remain, promised were {wanted}")
+
+
+@_check
+def keeps_its_budget(method: Method, zoo: ZooModel) -> None:
+    """A method that promises a budget ends its last round within every limit, with no channel that could come back."""
+    session = Session(method, zoo)
+    for steps in session.rounds():
+        session.train(steps, first=session.sparsifier.step)
+    budget, s = method.promised_budget(), session.sparsifier
+    if budget is None:
+        return
+    costs, keeps = {unit: s.costs[unit] for unit in budget}, s.channels()
+    for unit, used in fractions(costs, keeps).items():
+        _require(meets(used, budget[unit]), f"{used:.4f} of the {unit} are used, promised were {budget[unit]}")
+    for name, keep in keeps.items():
+        for channel in (~keep).nonzero().flatten().tolist():
+            more = keep.clone()
+            more[channel] = True
+            fits = all(meets(used, budget[unit]) for unit, used in fractions(costs, {**keeps, name: more}).items())
+            _require(not fits, f"channel {channel} of {name} was removed, but the budget has room for it")
 
 
 @_check
@@ -453,9 +402,12 @@ def keeps_the_parameter_order(method: Method, zoo: ZooModel) -> None:
     shapes = {n: p.shape for n, p in zoo.build().named_parameters()}
     session = Session(method, zoo)
     groups = session.sparsifier.param_groups()
-    _require(len(groups) == 1, "param_groups() without decays gives one group")
-    trained = session.sparsifier._parameters()
-    _require([n for n in shapes if n in trained] == list(trained), "the order differs from the model's")
+    gates = {id(gate.m) for gate in session.sparsifier.gates.values() if gate.m.requires_grad}
+    own = [id(p) for group in groups[1:] for p in group["params"]]
+    _require(len(groups) == 1 + bool(gates), "param_groups() without decays gives one group, and one of gates")
+    _require(len(own) == len(gates) and set(own) == gates, "the second group does not hold the gates")
+    trained = [n for n, p in session.sparsifier._parameters().items() if id(p) not in gates]
+    _require([n for n in shapes if n in trained] == trained, "the order differs from the model's")
     _require([p.shape for p in groups[0]["params"]] == [shapes[n] for n in trained], "shapes differ from the model's")
 
 
@@ -479,7 +431,7 @@ def run_check(name: str, method: Method, zoo: ZooModel) -> Result:
         CHECKS[name](method, zoo)
     except _SkipError as error:
         return Result(name, zoo.name, "skipped", str(error))
-    except UnsupportedModuleError as error:
+    except (UnsupportedModuleError, StructureError) as error:
         return Result(name, zoo.name, "refused", str(error))
     except ConformanceError as error:
         return Result(name, zoo.name, "fail", str(error))
@@ -499,7 +451,7 @@ def check_method(method: Method | type[Method]) -> Report:
     """
     results: list[Result] = []
     shown: Method | None = None
-    for zoo in ZOO.values():
+    for zoo in zoo_for(channels=method.needs_structure):
         for example in method.examples(zoo.build()) if isinstance(method, type) else (method,):
             shown = shown or example
             results += [run_check(name, example, zoo) for name in CHECKS]

@@ -25,6 +25,8 @@ def decay_groups(
     weight_decay: float | None,
     other_weight_decay: float | None,
     decay_on: DecayOn,
+    gates: Collection[int] = (),
+    gate_decay: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Parameter groups: the targets, everything else where it has a decay of its own, and what is not decayed.
 
@@ -35,9 +37,11 @@ def decay_groups(
         weight_decay: Of the targets; None: no entry, which leaves it to the optimizer.
         other_weight_decay: Of everything else; None: the same as for the targets.
         decay_on: What is decayed at all.
+        gates: Identities of those that are gates, which have a group of their own.
+        gate_decay: Of the gates.
 
     Returns:
-        One to three groups, none of them empty unless all are.
+        One to three groups, none of them empty unless all are; last that of the gates, if there are any.
 
     Raises:
         HyperparameterError: ``decay_on`` is no known choice.
@@ -45,9 +49,11 @@ def decay_groups(
     if decay_on not in get_args(DecayOn):
         raise HyperparameterError(f"decay_on must be one of {', '.join(get_args(DecayOn))}; got {decay_on!r}")
     norms = {id(p) for module in model.modules() if isinstance(module, _NORMS) for p in module.parameters()}
-    first, rest, spared = [], [], []
+    first, rest, spared, learnt = [], [], [], []
     for name, parameter in parameters.items():
-        if not _decayed(name, parameter, id(parameter) in norms, decay_on):
+        if id(parameter) in gates:
+            learnt.append(parameter)
+        elif not _decayed(name, parameter, id(parameter) in norms, decay_on):
             spared.append(parameter)
         elif other_weight_decay is None or id(parameter) in targeted:
             first.append(parameter)
@@ -59,7 +65,8 @@ def decay_groups(
         {"params": rest, "weight_decay": other_weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]] or groups[:1]
+    groups = [group for group in groups if group["params"]] or groups[:1]
+    return [*groups, {"params": learnt, "weight_decay": gate_decay}] if learnt else groups
 
 
 def _decayed(name: str, parameter: nn.Parameter, norm: bool, decay_on: DecayOn) -> bool:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from supermask.errors import StructureError
 
@@ -108,6 +108,9 @@ class Structure:
             example (several calls add up); the convention of :mod:`supermask.measure.macs`.
         values: Every activation, in the order of the network.
         example_shape: Of one example, without the batch; None if the structure was made by hand without an example.
+        uncounted: Names of weights that meet sums which ``positions`` does not count (an operation that is not known, a
+            weight that is computed): multiply-accumulates are not known where there are any.
+        item_bytes: Tensor name -> bytes of one entry, for those that are not float32; only the unit ``bytes`` asks.
 
     Raises:
         StructureError: Two groups share a name, or an entry of a tensor belongs to two groups or does not exist.
@@ -119,6 +122,8 @@ class Structure:
     positions: Mapping[str, int]
     values: tuple[Value, ...] = ()
     example_shape: tuple[int, ...] | None = None
+    item_bytes: Mapping[str, int] = field(default_factory=dict)
+    uncounted: tuple[str, ...] = ()
     _by_name: dict[str, ChannelGroup] = field(init=False, repr=False)
     _by_tensor: dict[str, tuple[tuple[ChannelGroup, Member], ...]] = field(init=False, repr=False)
 
@@ -154,6 +159,32 @@ class Structure:
                 by_tensor.setdefault(member.tensor, []).append((group, member))
         object.__setattr__(self, "_by_name", by_name)
         object.__setattr__(self, "_by_tensor", {name: tuple(found) for name, found in by_tensor.items()})
+
+    @classmethod
+    def by_hand(
+        cls, model: nn.Module, groups: Mapping[str, Mapping[str, Any]], example: Tensor | None = None
+    ) -> Structure:
+        """Name the groups of a model that cannot be traced, or whose tracing finds less than there is.
+
+        What is said here is not checked against what the model computes, only against its tensors; ``shrink`` compares
+        outputs::
+
+            Structure.by_hand(model, {"conv1": {"out": ["conv1"], "norm": ["bn1"], "in": ["conv2", ("fc", 16)]}})
+
+        Args:
+            model: Plain: before ``attach`` or after ``finalize``.
+            groups: Group name -> ``out``, ``norm`` and ``in``, each a list of modules; and, where needed, ``kept`` (why all
+                must stay), ``residual`` and ``quiet``. An entry of a list is a module's name; (name, entries of a channel)
+                where they lie one after the other, as behind a flatten; (name, entries of a channel, first entry) where
+                others lie beside them, as behind a concatenation; or a :class:`Member` for everything else.
+            example: A batch that the model takes, to count multiply-accumulates; None: they are not known.
+
+        Raises:
+            StructureError: A group does not fit the model; the message names the group, the role and the module.
+        """
+        from supermask.core.by_hand import structure_by_hand
+
+        return structure_by_hand(model, groups, example)
 
     def __getitem__(self, name: str) -> ChannelGroup:
         """The group of this name.

@@ -22,6 +22,9 @@ from typing import Any, ClassVar, Literal, Self, final
 from torch import Tensor, nn
 
 from supermask.core.arrays import ArrayLike
+from supermask.core.budget import Cost, check_feasible, costs_of
+from supermask.core.channels import groups_for, structure_for
+from supermask.core.groups import ChannelGroup, Structure
 from supermask.core.select import promised
 from supermask.core.sparsifier import Sparsifier
 from supermask.core.targets import Pattern, Target, find_targets
@@ -47,6 +50,8 @@ class Method(abc.ABC):
             ``experimental``; see ``docs/reproductions.md``.
         redraws: Whether the method has an initialiser of its own and uses it unless told ``weights="keep"``.
         needs_data: Whether :meth:`attach` needs ``data`` and ``loss_fn``.
+        needs_structure: Whether the method removes channels, so that :meth:`attach` needs ``structure`` or ``example``; its
+            targets are then what makes and scales the channels of :meth:`channel_groups`.
     """
 
     name: ClassVar[str]
@@ -54,6 +59,7 @@ class Method(abc.ABC):
     status: ClassVar[Status] = "experimental"
     redraws: ClassVar[bool] = False
     needs_data: ClassVar[bool] = False
+    needs_structure: ClassVar[bool] = False
 
     @abc.abstractmethod
     def setup(self, s: Sparsifier) -> None:
@@ -66,6 +72,14 @@ class Method(abc.ABC):
     def also_targets(self, targets: Sequence[Target]) -> list[str]:  # noqa: ARG002
         """Names of further parameters to act on, for example the biases of the targets' layers; ``ignore`` still holds."""
         return []
+
+    def channel_groups(self, structure: Structure) -> tuple[ChannelGroup, ...]:
+        """The groups that the method could act on; by its field ``residual``, which is ``inner`` or ``shared``.
+
+        Only such as can be removed, and whose removed channels reach their readers as zeros.
+        """
+        shared = getattr(self, "residual", "inner") == "shared"
+        return tuple(group for group in structure.removable() if group.quiet and (shared or not group.residual))
 
     def penalty(self, s: Sparsifier) -> Tensor | None:  # noqa: ARG002
         """A differentiable scalar whose gradient is added once per optimizer step, or None."""
@@ -97,6 +111,11 @@ class Method(abc.ABC):
         density: float | None = getattr(self, "density", None)
         return density
 
+    def promised_budget(self) -> Mapping[str, float] | None:
+        """The budget that the end of training meets, within one channel: the field ``budget``, if there is one."""
+        budget: Mapping[str, float] | None = getattr(self, "budget", None)
+        return budget
+
     def results(self, s: Sparsifier) -> dict[str, Tensor]:  # noqa: ARG002
         """Tensors worth keeping beside weights and masks, by name; asked for at the end, before ``finalize``."""
         return {}
@@ -118,6 +137,9 @@ class Method(abc.ABC):
         seed: int = 0,
         data: Any = None,
         loss_fn: LossFn | None = None,
+        structure: Structure | None = None,
+        example: Tensor | None = None,
+        costs: Mapping[str, Cost] | None = None,
     ) -> Sparsifier:
         """Put this method on a model, in place. Build the optimizer afterwards.
 
@@ -132,6 +154,9 @@ class Method(abc.ABC):
             seed: Integer in [0, 2**63) from which weights, scores and random masks follow.
             data: Batches for methods that score on data.
             loss_fn: ``loss_fn(model, batch) -> scalar`` for methods that score on data.
+            structure: The model's channel groups, for methods that remove channels; None: they are found with ``example``.
+            example: A batch of inputs to trace the model with; one is enough.
+            costs: Further units of a budget, or others in place of the closed forms: unit -> what a choice of channels costs.
 
         Returns:
             The sparsifier: bind an optimizer to it, train, finalize.
@@ -140,6 +165,8 @@ class Method(abc.ABC):
             AttachError: Nothing to act on, an unsupported module, or options that this method does not have.
             MaskError: Names or shapes of ``weights`` or ``scores`` do not fit.
             HyperparameterError: The seed is not an integer in range, or the promised density keeps none of the weights.
+            StructureError: The channel groups cannot be found, or are those of another model.
+            BudgetError: No choice of channels meets the budget, or the cost of a unit is not known.
         """
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise HyperparameterError(f"seed must be an integer in [0, 2**63), got {seed!r}")
@@ -157,12 +184,20 @@ class Method(abc.ABC):
             raise AttachError(f"scores must be a mapping of arrays, got {type(scores).__name__}")
         if (refusal := self.supports(model)) is not None:
             raise UnsupportedModuleError(f"{self.name} does not support this model: {refusal}")
-        found = find_targets(model, targets, ignore)
+        structure = structure_for(self, model, structure, example)
+        every = {} if structure is None else {**costs_of(structure), **(costs or {})}
+        groups: tuple[ChannelGroup, ...] = ()
+        if structure is not None and self.needs_structure:
+            groups, found = groups_for(self, model, structure, targets, ignore)
+            check_feasible(structure, groups, every, getattr(self, "budget", None) or {})
+        else:
+            found = find_targets(model, targets, ignore)
         if more := self.also_targets(found):
             found = find_targets(model, [*(target.name for target in found), *more], ignore)
         if (density := self.promised_density()) is not None:
             promised(found, density)  # before anything is done: is it a weight at all?
         sparsifier = Sparsifier(self, model, found, seed)
+        sparsifier.structure, sparsifier.groups, sparsifier.costs = structure, groups, every
         sparsifier.start(weights, scores, data, loss_fn)
         return sparsifier
 

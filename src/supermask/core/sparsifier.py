@@ -13,13 +13,19 @@ from torch.optim import Optimizer
 from supermask.core.arrays import ArrayLike, as_tensors, check_shapes
 from supermask.core.batchnorm import BatchNorm, Frozen, freeze_batchnorm, norms_beside, unfreeze_batchnorm
 from supermask.core.binding import Binding
+from supermask.core.budget import Cost
+from supermask.core.channels import channels_now, set_channels
 from supermask.core.decay import DecayOn, decay_groups
+from supermask.core.gates import Gate, Gated
+from supermask.core.groups import ChannelGroup, Keeps, Structure
 from supermask.core.masks import Masks, SignedEntry
-from supermask.core.parametrizations import Masked, Sampled, Scored, Selected, Thresholded
-from supermask.core.summary import describe, note_empty_layers, warn_of_another_density
+from supermask.core.parametrizations import Masked, Scored, Selected, Thresholded
+from supermask.core.summary import describe, note_empty_layers, warn_of_a_broken_promise
 from supermask.core.surgery import Surgery, plain_name
 from supermask.core.targets import Target
+from supermask.core.views import as_finalized, over_draws
 from supermask.errors import AttachError, BindError, HyperparameterError, StateError
+from supermask.kernels.mask import mask_in_place
 from supermask.tensors.scores import wide
 
 if TYPE_CHECKING:
@@ -36,6 +42,11 @@ class Sparsifier:
         model: The module, changed in place.
         method: The method with its hyper-parameters.
         targets: The tensors acted on, in the order of the model's parameters; tied weights once.
+        structure: The model's channel groups, for methods that remove channels; None for others.
+        groups: Those acted on.
+        costs: What a choice of channels costs, by unit of a budget.
+        gates: The learnt factors by group name, of methods that have any.
+        gate_decay: Weight decay of the gates, which have a parameter group of their own.
         state: The method's own tensors; saved and restored with everything else.
         step: Optimizer steps done in this round.
         round: Train-prune cycles done.
@@ -54,6 +65,11 @@ class Sparsifier:
         self.model = model
         self.targets = targets
         self.seed = seed
+        self.structure: Structure | None = None
+        self.groups: tuple[ChannelGroup, ...] = ()
+        self.costs: dict[str, Cost] = {}
+        self.gates: dict[str, Gate] = {}
+        self.gate_decay = 0.0
         self.state: dict[str, Tensor] = {}
         self.step = 0
         self.round = 0
@@ -66,6 +82,7 @@ class Sparsifier:
         self._weights: Literal["redraw", "keep"] = "keep"
         self._scores: Mapping[str, Tensor] | None = None
         self._binding: Binding | None = None
+        self._round_begins = False  # a round may have a length of its own
         self._finalized = False
         from supermask.core.method import Method as Base  # imports this module itself
 
@@ -154,6 +171,10 @@ class Sparsifier:
         if dense_grad:
             self._dense_gradients.append((target.parameter, installed))
 
+    def put_on(self, target: Target, gated: Gated) -> None:
+        """Put :class:`Gated` on a target; see :func:`~supermask.core.channels.install_gates`."""
+        self._surgery.put_on(target, gated, target.parameter.data, target.parameter.requires_grad)
+
     def install_score(self, target: Target, scored: Scored, score: Tensor) -> None:
         """Put :class:`Scored` on a target with an initial score, given relative to the frozen weight.
 
@@ -219,11 +240,22 @@ class Sparsifier:
         assert isinstance(installed, Masked)
         installed.mask.copy_(mask)
         if installed.applied:
-            factor = installed.mask.view(torch.uint8)  # many times faster than masked_fill_ on a CPU
-            target.parameter.data.mul_(factor)
+            mask_in_place(target.parameter.data, installed.mask)
             if self._binding is not None:
                 for slot in self.slots(target).values():
-                    slot.mul_(factor)
+                    mask_in_place(slot, installed.mask)
+
+    def channels(self) -> dict[str, Tensor]:
+        """Which channels of the groups acted on remain now: group name -> bool (channels,), on the CPU."""
+        self._check_alive()
+        return channels_now(self)
+
+    def set_channels(self, keeps: Keeps) -> None:
+        """Settle which channels remain, of the groups named; see :func:`~supermask.core.channels.set_channels`.
+
+        Masks of everything that makes and scales them are set as by :meth:`set_mask`; gates are decided.
+        """
+        set_channels(self, keeps)
 
     def apply_masks(self) -> None:
         """From now on apply the masks that were only tracked; hidden weights lose their value and their momentum."""
@@ -262,20 +294,23 @@ class Sparsifier:
                 name says bias; ``weights``: tensors of two dimensions or more outside of norms.
 
         Returns:
-            One group; with ``other_weight_decay`` those of targets and others; last the one that ``decay_on`` leaves out.
+            One group; with ``other_weight_decay`` those of targets and others; then the one that ``decay_on`` leaves out;
+            last the gates, if any learn, with a decay of their own.
 
         Raises:
             HyperparameterError: ``decay_on`` is no known choice.
         """
         targeted = {id(target.parameter) for target in self.targets}
-        return decay_groups(self.model, self._parameters(), targeted, weight_decay, other_weight_decay, decay_on)
+        gates = {id(gate.m) for gate in self.gates.values()}
+        decays = (weight_decay, other_weight_decay, decay_on)
+        return decay_groups(self.model, self._parameters(), targeted, *decays, gates=gates, gate_decay=self.gate_decay)
 
     def bind(self, optimizer: Optimizer, *, total_steps: int) -> Self:
         """Let the method act around the optimizer's steps, through torch's own hooks. A second call replaces the first.
 
         Args:
             optimizer: Built after ``attach``, on :meth:`param_groups` or ``model.parameters()``.
-            total_steps: Optimizer steps of one round of training.
+            total_steps: Optimizer steps of this round of training.
 
         Raises:
             BindError: The optimizer lacks a trainable tensor, or evaluates its closure several times.
@@ -286,7 +321,7 @@ class Sparsifier:
             raise BindError(f"bind() takes a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
             raise HyperparameterError(f"total_steps must be a positive integer, got {total_steps!r}")
-        if self.total_steps not in (None, total_steps) and self.step > 0:
+        if self.total_steps not in (None, total_steps) and self.step > 0 and not self._round_begins:
             raise StateError(
                 f"step {self.step} of total_steps={self.total_steps} is done, now total_steps is {total_steps}: a schedule "
                 f"cannot change its length midway; bind with total_steps={self.total_steps}, or attach afresh to train longer"
@@ -303,6 +338,7 @@ class Sparsifier:
             self._binding.remove()
         self._binding = Binding(optimizer, self._before_step, self._after_step)
         self.total_steps = total_steps
+        self._round_begins = False
         self.state = self._placed(self.state)
         return self
 
@@ -321,6 +357,7 @@ class Sparsifier:
                 return
             self.round += 1
             self.step = self.method.first_step(self)
+            self._round_begins = True
 
     def catch_up(self) -> None:
         """Count the steps that ``GradScaler`` has left out, so that nothing is missed that the method does at a step.
@@ -364,7 +401,7 @@ class Sparsifier:
             self.method.before_step(self)
             for parameter, installed in self._dense_gradients:
                 if parameter.grad is not None:
-                    parameter.grad.mul_(installed.mask.view(torch.uint8))
+                    mask_in_place(parameter.grad, installed.mask)
 
     def _add_penalty(self, scale: float) -> None:
         with torch.enable_grad():
@@ -382,7 +419,7 @@ class Sparsifier:
         with torch.no_grad():
             if not self._bound().keeps_zeros:
                 for parameter, installed in self._dense_gradients:
-                    parameter.mul_(installed.mask.view(torch.uint8))
+                    mask_in_place(parameter, installed.mask)
             self.method.after_step(self)
 
     def _bound(self) -> Binding:
@@ -445,20 +482,9 @@ class Sparsifier:
 
     @contextlib.contextmanager
     def sparse(self) -> Iterator[nn.Module]:
-        """Inside, the model computes as it would after ``finalize``: tracked masks are applied, soft ones are rounded."""
-        tracked = [p for t in self.targets if isinstance(p := t.parametrization, Masked) and not p.applied]
-        soft = [p for t in self.targets if isinstance(p := t.parametrization, Sampled) and p.soft]
-        for installed in tracked:
-            installed.applied = True
-        for sampled in soft:
-            sampled.rounded = True
-        try:
+        """Inside, the model computes as after ``finalize``: tracked masks applied, soft ones rounded, gates without noise."""
+        with as_finalized(self.targets):
             yield self.model
-        finally:
-            for installed in tracked:
-                installed.applied = False
-            for sampled in soft:
-                sampled.rounded = False
 
     def draws(self) -> Iterator[int]:
         """Random masks to average a test over: ``for _ in sparsifier.draws(): test()``. Once for methods that draw none.
@@ -468,18 +494,8 @@ class Sparsifier:
         count = self.method.test_draws(self)
         if count == 1:
             yield 0
-            return
-        installed = [p for t in self.targets if (p := t.parametrization) is not None]
-        before = [{name: buffer.clone() for name, buffer in p.named_buffers()} for p in installed]
-        try:
-            for index in range(count):
-                with torch.no_grad():
-                    self.method.draw(self, index)
-                yield index
-        finally:
-            for parametrization, buffers in zip(installed, before, strict=True):
-                for name, buffer in parametrization.named_buffers():
-                    buffer.copy_(buffers[name])
+        else:
+            yield from over_draws(self, count)
 
     @property
     def tracked(self) -> bool:
@@ -541,14 +557,14 @@ class Sparsifier:
         """Bake the effective weights and take everything off: the model is a plain module with exact zeros.
 
         State-dict keys, parameter order, ties and ``requires_grad`` are as before ``attach``. In place; once. Warns when the
-        method promises a density that is not reached: no optimizer was bound, or its schedule is not at its end.
+        method promises a density or a budget that is not met: no optimizer was bound, or its schedule is not at its end.
 
         Returns:
             The masks, as :meth:`masks` gives them.
         """
         masks = self.masks()
         note_empty_layers(self, "at the end")
-        warn_of_another_density(self, masks)
+        warn_of_a_broken_promise(self, masks)
         parameters: list[nn.Parameter] = []
         with torch.no_grad(), self.sparse():
             for target in self.targets:

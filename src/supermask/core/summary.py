@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+from supermask.core.budget import fractions, meets
+from supermask.core.gates import Gated
 from supermask.core.masks import Masks
 from supermask.core.parametrizations import Masked, Scored
 from supermask.tensors.topk import keep_count
@@ -22,6 +24,7 @@ def describe(s: Sparsifier) -> str:
     names = [*targeted]
     ours = {id(target.parameter) for target in s.targets}
     names += [name for name, parameter in s.model.named_parameters() if id(parameter) not in ours]
+    gates = {id(gate.m): name for name, gate in s.gates.items()}
     by_method = {id(parameter) for parameters in s.frozen_norms.values() for parameter in parameters}
     total = trained = 0
     for name in names:
@@ -31,6 +34,8 @@ def describe(s: Sparsifier) -> str:
             total += parameter.numel()
             trained += parameter.numel() if parameter.requires_grad else 0
             role = "not targeted, trained as usual" if parameter.requires_grad else "not targeted, frozen"
+            if id(parameter) in gates:
+                name, role = f"gates of {gates[id(parameter)]}", "learnt" if parameter.requires_grad else "settled"
             if id(parameter) in by_method:
                 role = f"not targeted, frozen by {s.method.name} (batch norm)"
             rows.append((name, _shape(parameter.shape), f"{parameter.numel():,}", "", role))
@@ -71,17 +76,28 @@ def note_empty_layers(s: Sparsifier, when: str) -> None:
             s.note(f"no weight of {target.name} remains {when}")
 
 
-def warn_of_another_density(s: Sparsifier, masks: Masks) -> None:
-    """Warn of a promised density that was not reached; the warning points at the caller of ``finalize``."""
-    density = s.method.promised_density()
-    if density is None or masks.remaining() == keep_count(density, masks.total()):
-        return
-    bound = "no optimizer was bound" if s.total_steps is None else f"step {s.step} of {s.total_steps} is done"
-    warnings.warn(
-        f"{s.method.name} promises density {density}, but {100 * masks.density():.2f} % of the weights remain: {bound}, "
-        "and its schedule acts during training; bind() the optimizer and train to the end, every round of rounds()",
-        stacklevel=3,
-    )
+def warn_of_a_broken_promise(s: Sparsifier, masks: Masks) -> None:
+    """Warn of a promised density or budget that was not met; the warning points at the caller of ``finalize``."""
+    if broken := _broken_promise(s, masks):
+        bound = "no optimizer was bound" if s.total_steps is None else f"step {s.step} of {s.total_steps} is done"
+        warnings.warn(
+            f"{s.method.name} promises {broken}: {bound}, and its schedule acts during training; bind() the optimizer and "
+            "train to the end, every round of rounds()",
+            stacklevel=3,
+        )
+
+
+def _broken_promise(s: Sparsifier, masks: Masks) -> str:
+    """What was promised and what is, in words; empty when the promise is kept."""
+    density, budget = s.method.promised_density(), s.method.promised_budget()
+    if density is not None and masks.remaining() != keep_count(density, masks.total()):
+        return f"density {density}, but {100 * masks.density():.2f} % of the weights remain"
+    if budget is not None:
+        used = fractions({unit: s.costs[unit] for unit in budget}, s.channels())
+        if over := [unit for unit, limit in budget.items() if not meets(used[unit], limit)]:
+            promised = ", ".join(f"{unit}: {budget[unit]:g}" for unit in over)
+            return f"budget {promised}, but {', '.join(f'{used[unit]:.4f} of the {unit}' for unit in over)} are used"
+    return ""
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -98,4 +114,6 @@ def _role(target: Target) -> str:
     state = "trained" if target.parameter.requires_grad else "frozen"
     if isinstance(installed, Masked):
         return f"targeted: weight {origin} and {state}, mask {'applied' if installed.applied else 'tracked'}"
+    if isinstance(installed, Gated):
+        return f"targeted: weight {origin} and {state}, {'gated' if installed.scales else 'loses what gates remove'}"
     return f"targeted: weight {origin} and {state}, no mask"

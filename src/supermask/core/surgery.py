@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from supermask.core.gates import Gated
 from supermask.core.parametrizations import Masked, Scored, read_directly
 from supermask.core.targets import Target, parametrization_list
 
@@ -25,7 +26,7 @@ class Surgery:
         self._orders = {id(s.module): (s.module, list(s.module._parameters)) for t in targets for s in t.sites}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-    def put_on(self, target: Target, parametrization: Masked | Scored, stored: Tensor, trainable: bool) -> None:
+    def put_on(self, target: Target, parametrization: Masked | Scored | Gated, stored: Tensor, trainable: bool) -> None:
         """Put a parametrization on every site of a target, over one new parameter.
 
         Args:

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
+from supermask.core.gates import Gated
 from supermask.core.parametrizations import Masked, Scored
 from supermask.errors import AttachError, NoTargetsError, UnsupportedModuleError
 from supermask.tensors.initializers import fans
@@ -82,13 +83,13 @@ class Target:
         return fans(self.shape, transposed=isinstance(self.module, _ConvTransposeNd))
 
     @property
-    def parametrization(self) -> Masked | Scored | None:
+    def parametrization(self) -> Masked | Scored | Gated | None:
         """What a method installed here; None when nothing."""
         chain = parametrization_list(self.module, self.attribute)
         if chain is None:
             return None
         installed = chain[0]
-        assert isinstance(installed, Masked | Scored)
+        assert isinstance(installed, Masked | Scored | Gated)
         return installed
 
     @property
@@ -101,7 +102,7 @@ class Target:
 
     @property
     def dense(self) -> Tensor:
-        """The stored weight, unmasked: trained for :class:`Masked`, frozen for :class:`Scored` unless released."""
+        """The stored weight, without mask or gate; what is trained, but frozen for :class:`Scored` unless released."""
         installed = self.parametrization
         return installed.frozen_weight() if isinstance(installed, Scored) and not installed.released else self.parameter
 
@@ -134,6 +135,8 @@ class Target:
             return installed.remaining(self.parameter)
         if isinstance(installed, Masked):
             return installed.mask
+        if isinstance(installed, Gated):
+            return installed.remaining(self.shape)
         return torch.ones(self.shape, dtype=torch.bool, device=self.parameter.device)
 
 
@@ -319,7 +322,7 @@ def _refuse_hidden(model: nn.Module, names: set[str]) -> None:
         module = model.get_submodule(path)
         chain = parametrization_list(module, attribute)
         if chain is not None:
-            if isinstance(chain[0], Masked | Scored):
+            if isinstance(chain[0], Masked | Scored | Gated):
                 raise AttachError(
                     f"{name} already carries a mask: finalize() the first sparsifier before attaching another"
                 )

@@ -36,6 +36,27 @@ class ConvNet(nn.Module):
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
+class ResidualNet(nn.Module):
+    """A residual block, two inner convolutions of which one has no batch norm, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.conv1 = nn.Conv2d(8, 6, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(6, 8, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 5, 1)
+        self.head = nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 2, 6, 6) -> (batch, classes)."""
+        x = F.elu(self.bn(self.stem(x)))
+        x = F.elu(x + self.bn2(self.conv2(F.elu(self.bn1(self.conv1(x))))))
+        return self.head(F.elu(self.last(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
 class TiedNet(nn.Module):
     """Two pairs of tied weights: linear with linear, and linear with an embedding."""
 
@@ -123,3 +144,11 @@ ZOO: dict[str, ZooModel] = {
         ZooModel("lstm", RecurrentNet, (5, 6), compiles=False),
     )
 }
+
+RESIDUAL = ZooModel("residual", ResidualNet, (2, 6, 6))
+"""For methods that remove channels, of which the others have few."""
+
+
+def zoo_for(*, channels: bool) -> tuple[ZooModel, ...]:
+    """The models that a method is run on, for one that removes channels also :data:`RESIDUAL`."""
+    return (*ZOO.values(), *((RESIDUAL,) if channels else ()))

@@ -1,4 +1,4 @@
-"""Plain models and masks become something smaller: packed files, an inference engine, other formats. Refuses, never guesses.
+"""Plain models and masks become something smaller: models, packed files, an engine, other formats. Refuses, never guesses.
 
 A name is imported when it is first used: a machine that runs a packed network needs numpy alone.
 """
@@ -10,8 +10,12 @@ if _TYPE_CHECKING:
     from supermask.deploy.engine import Engine, compile
     from supermask.deploy.exporting import export, exported
     from supermask.deploy.graph import Graph, Node
+    from supermask.deploy.identity import ShrinkCertificate
     from supermask.deploy.packing import annotate, pack
+    from supermask.deploy.patching import Patch
     from supermask.deploy.runtime import load
+    from supermask.deploy.shrinking import Shrunk, shrink
+    from supermask.deploy.shrunk_files import load_shrunk
     from supermask.deploy.tracing import trace
     from supermask.deploy.unpacking import read, unpack
     from supermask.deploy.verifying import Certificate, verify
@@ -21,13 +25,18 @@ __all__ = [
     "Engine",
     "Graph",
     "Node",
+    "Patch",
+    "ShrinkCertificate",
+    "Shrunk",
     "annotate",
     "compile",
     "export",
     "exported",
     "load",
+    "load_shrunk",
     "pack",
     "read",
+    "shrink",
     "trace",
     "unpack",
     "verify",
@@ -48,6 +57,11 @@ _HOMES = {
     "compile": "engine",
     "load": "runtime",
     "verify": "verifying",
+    "Patch": "patching",
+    "ShrinkCertificate": "identity",
+    "Shrunk": "shrinking",
+    "load_shrunk": "shrunk_files",
+    "shrink": "shrinking",
 }
 
 

@@ -1,4 +1,4 @@
-"""What is exported, compared and verified: a run, a packed file, a model by name or a user's own; as a plain module."""
+"""What is exported, compared and verified: a run, a file, a model by name or a user's own; as a plain module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from supermask import data, models
 from supermask.core.arrays import load_arrays_and_metadata
 from supermask.core.masks import Masks
-from supermask.deploy import read
+from supermask.deploy import load_shrunk, read
+from supermask.deploy.shrunk_files import check_shrunk, is_shrunk, read_shrunk
 from supermask.deploy.unpacking import Packed
 from supermask.errors import ConfigError, DataError, RunError
 from supermask.lab.reference import is_reference, resolve
@@ -34,7 +35,7 @@ class Artefact:
         name: What people call it.
         model: In evaluation mode, exact zeros where nothing remains.
         architecture: ``{"name": ..., "options": {...}}``, from which :func:`supermask.models.build` makes it again; None for a
-            user's own model.
+            user's own model, and for a shrunk one.
         input_shape: Of one example; None where nobody said it.
         masks: Of a finished run, or None.
         data: The run's data section; None without a run.
@@ -55,34 +56,46 @@ class Artefact:
 
 
 def load_artefact(
-    place: str, *, model: str | None = None, weights: Path | None = None, input_shape: tuple[int, ...] | None = None
+    place: str,
+    *,
+    model: str | None = None,
+    weights: Path | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Artefact:
     """Find out what a user means.
 
     Args:
-        place: The folder of a finished run; a packed file; the name of a model (``conv2``); or a user's own,
+        place: The folder of a finished run; a packed or a shrunk file; the name of a model (``conv2``); or a user's own,
             ``package.module:function``, which gives a module without arguments.
-        model: ``package.module:function``, for a run or a packed file of a user's own model.
+        model: ``package.module:function``, for a run or a file of a user's own model.
         weights: For a model: the state dict to load into it, an ``.npz`` or ``.safetensors`` file.
         input_shape: Of one example, where it is not known.
+        options: Of a model by name, or arguments of a user's own function.
 
     Raises:
         ConfigError: The place is none of them, or the weights do not fit.
         RunError: The run is not finished, or damaged.
-        PackedFileError: The packed file is damaged.
+        PackedFileError: The packed or shrunk file is damaged.
+        StructureError: The shrunk file is of another model.
     """
     path = Path(place)
+    options = dict(options or {})
     if path.is_dir() or path.is_file():
+        if options:
+            raise ConfigError(f"options are for a model by name; {place} has its own")
         if weights is not None:
             raise ConfigError(f"--weights is for a model by name; {place} has its own weights")
-        return _run(RunFolder(path), model, input_shape) if path.is_dir() else _packed(path, model, input_shape)
+        if path.is_dir():
+            return _run(RunFolder(path), model, input_shape)
+        return (_shrunk if is_shrunk(path) else _packed)(path, model, input_shape)
     if model is not None:
         raise ConfigError(f"--model is for a run or a packed file, and {place!r} is neither")
     if is_reference(place):
-        found = Artefact(place, _own(place, {}), None, input_shape)
+        found = Artefact(place, _own(place, options), None, input_shape)
     elif place in models.MODELS:
         shape = input_shape or models.MODELS[place].input_shape
-        found = Artefact(place, _build(place, {}), {"name": place, "options": {}}, shape)
+        found = Artefact(place, _build(place, options), {"name": place, "options": options}, shape)
     else:
         hint = suggest(place, models.MODELS)
         raise ConfigError(
@@ -170,6 +183,19 @@ def _packed(path: Path, own: str | None, input_shape: tuple[int, ...] | None) ->
     if input_shape is None and described is not None:
         input_shape = models.MODELS[described["name"]].input_shape
     return Artefact(path.name, model, described, input_shape, packed=path)
+
+
+def _shrunk(path: Path, own: str | None, input_shape: tuple[int, ...] | None) -> Artefact:
+    described = read_shrunk(path).architecture
+    if own is not None:
+        return Artefact(path.name, load_shrunk(path, _own(own, {})), None, input_shape)
+    if described is None:
+        raise ConfigError(f"{path} does not say which model it holds; name it: --model package.module:function")
+    name, options = described.get("name"), described.get("options")
+    with torch.device("meta"):  # before memory is taken for what it describes
+        check_shrunk(path, _build(name, options))
+    model = load_shrunk(path, _build(name, options))
+    return Artefact(path.name, model, None, input_shape or models.MODELS[str(name)].input_shape)
 
 
 def _check_fit(described: Mapping[str, Any], packed: Packed) -> None:

@@ -7,7 +7,6 @@ they name.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,20 +22,22 @@ from supermask.data import DATASETS
 from supermask.data.augment import AUGMENTATIONS, Augmentation, CropFlip
 from supermask.errors import ConfigError, HyperparameterError
 from supermask.lab.reference import is_reference, resolve
+from supermask.lab.train_section import TrainSection, parse_train, train_section
 from supermask.lab.validate import (
     build,
     check,
+    choose,
     file_fields,
-    join,
     non_default,
     plain,
     require_known,
     require_mapping,
     show,
     suggest,
+    take_name,
 )
 from supermask.models import MODELS
-from supermask.optim import OPTIMIZERS, SCHEDULES, Constant, OptimizerConfig, Plateau, Schedule, WarmUp
+from supermask.optim import OPTIMIZERS, SCHEDULES, Schedule
 from supermask.tensors.initializers import Distribution, Initializer, Rule
 
 T = TypeVar("T")
@@ -77,96 +78,6 @@ class InitSection:
     def initializer(self) -> Initializer:
         """What draws the weights unless ``keep`` is set."""
         return Initializer(distribution=self.distribution, rule=self.rule, gain=self.gain)
-
-
-Better = Literal["higher", "lower"]
-LOSSES: Final = ("cross-entropy", "mse")
-METRICS: Final[dict[str, Better]] = {"accuracy": "higher", "mae": "lower", "rmse": "lower", "r2": "higher"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """Clipping of the loss's gradient before each step: g * min(1, norm / (|g| + 1e-6)), with the Euclidean |g|.
-
-    Args:
-        norm: The largest norm, > 0, in the unit of the gradient (not of a scaled one).
-        over: "all": |g| is that of all trained tensors together; "tensor": each tensor is clipped by its own.
-    """
-
-    norm: float
-    over: Literal["all", "tensor"] = "all"
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.norm) and self.norm > 0):
-            raise HyperparameterError(f"norm must be a finite number > 0 (1 is usual), got {self.norm}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSection:
-    """How a run trains.
-
-    Args:
-        epochs: How often the model is trained on the data and tested, per round.
-        optimizer: One of ``sgd``, ``sgdw``, ``adam``, ``adamw``.
-        schedule: One of ``constant``, ``exponential``, ``cosine``, ``step``, ``one-cycle``, ``plateau``, or ``warm-up``,
-            which holds another one as ``then``.
-        batch_size: Examples a step; the last batch of an epoch may be smaller and is kept.
-        eval_batch_size: Examples at once while testing; does not change what is measured.
-        shuffle: True: a new order each epoch; "once": one random order for all epochs; False: the order of the data.
-        data_order: "per-seed", or "shared": all seeds see the batches of seed 0.
-        loss: "cross-entropy" (log-softmax, mean over the batch), "mse" (to one-hot labels, or to targets that are
-            numbers), or ``package.module:function`` taking (output, target) and returning the batch mean.
-        test_every: Test (and validate) after every so many epochs, and always after the last one of a round.
-        passes: Passes over the training data that make one epoch; each has its own order where ``shuffle`` is true.
-        precision: "float32", or "bfloat16" or "float16" for torch's autocast while training and testing. Parameters
-            stay float32. The loss is scaled for float16, and a step whose gradients are not finite is left out: it
-            moves neither weights nor the schedule.
-        clip: Clip gradients; null: do not.
-        metric: What the run is judged by: "accuracy" for classes; "mae", "rmse" or "r2" for numbers; or
-            ``package.module:function``, called once with all outputs (float32) and targets of a split.
-        better: Which of two values of the metric is better, "higher" or "lower"; null: what its name says. A reference
-            needs it.
-    """
-
-    epochs: int
-    optimizer: OptimizerConfig
-    schedule: Schedule | Plateau = field(default_factory=Constant)
-    batch_size: int = 128
-    eval_batch_size: int = 500
-    shuffle: bool | Literal["once"] = True
-    data_order: Literal["per-seed", "shared"] = "per-seed"
-    loss: str = "cross-entropy"
-    test_every: int = 1
-    passes: int = 1
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    clip: Clip | None = None
-    metric: str = "accuracy"
-    better: Better | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_batch_size", "test_every", "passes"):
-            if getattr(self, name) < 1:
-                raise HyperparameterError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.loss not in LOSSES and not is_reference(self.loss):
-            raise HyperparameterError(
-                f"loss must be one of {', '.join(LOSSES)} or a reference package.module:function, got {self.loss!r}"
-            )
-        if self.metric not in METRICS and not is_reference(self.metric):
-            raise HyperparameterError(
-                f"metric must be one of {', '.join(METRICS)} or a reference package.module:function, got {self.metric!r}"
-            )
-        known = METRICS.get(self.metric, self.better)
-        if known is None:
-            raise HyperparameterError(f"better is missing: say whether higher or lower is better for {self.metric}")
-        if self.better not in (None, known):
-            raise HyperparameterError(f"better is {self.better!r}, but for {self.metric} {known} is better; remove it")
-
-    @property
-    def better_is(self) -> Better:
-        """Which of two values of the metric is better."""
-        better = METRICS.get(self.metric, self.better)
-        assert better is not None
-        return better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,16 +133,12 @@ class RunConfig:
         section = {key: value for key, value in convert(self.data).items() if key != "options"}
         if self.data.augment is not None:
             section["augment"] = _augment_section(self.data.augment, convert)
-        train = convert(self.train)
-        train["optimizer"] = {"name": self.train.optimizer.name, **convert(self.train.optimizer)}
-        if "schedule" in train:
-            train["schedule"] = _schedule_section(self.train.schedule, convert)
         return {
             "model": {"name": self.model.name, **plain(model)},
             "init": convert(self.init),
             "data": section | plain(data),
             "method": {"name": self.method.name, **convert(self.method)},
-            "train": train,
+            "train": train_section(self.train, convert),
         }
 
     def files(self) -> dict[str, Path]:
@@ -271,7 +178,7 @@ def parse_run(sections: Mapping[str, Any], folder: Path) -> RunConfig:
         init=_locate(_parse_init(sections.get("init", {}), model.name), folder, "init"),
         data=_parse_data(sections["data"], folder),
         method=_locate(_parse_method(sections["method"]), folder, "method"),
-        train=_parse_train(sections["train"], folder),
+        train=parse_train(sections["train"], folder),
     )
     _check_length(config)
     return config
@@ -308,7 +215,7 @@ def section_keys(sections: Mapping[str, Any], path: str) -> list[str] | None:
 
 def _parse_model(section: object, folder: Path) -> ModelSection:
     options = require_mapping(section, "model")
-    name = _take_name(options, "model")
+    name = take_name(options, "model")
     if is_reference(name):
         resolve(name, folder, "model.name")
         return ModelSection(name=name, options=check(dict[str, Any], options, "model"))
@@ -335,7 +242,7 @@ def _parse_init(section: object, model: str) -> InitSection:
 
 def _parse_data(section: object, folder: Path) -> DataSection:
     options = require_mapping(section, "data")
-    name = _take_name(options, "data")
+    name = take_name(options, "data")
     if name not in DATASETS:
         raise ConfigError(f"data.name: no data set is called {name!r}; {suggest(name, DATASETS)}")
     known = DATASETS[name].options
@@ -351,7 +258,7 @@ def _parse_data(section: object, folder: Path) -> DataSection:
     ready = {}
     if isinstance(own.get("augment"), Mapping):
         augment = own.pop("augment")
-        ready["augment"] = _choose({"name": CropFlip.name, **augment}, AUGMENTATIONS, "data.augment")
+        ready["augment"] = choose({"name": CropFlip.name, **augment}, AUGMENTATIONS, "data.augment")
     return dataclasses.replace(build(DataSection, {"name": name, **own}, "data", ready=ready), options=options)
 
 
@@ -374,77 +281,23 @@ def _check_length(config: RunConfig) -> None:
     """Refuse a schedule that is longer than the training, where the number of examples is known before they are loaded."""
     info, train, classes = DATASETS[config.data.name], config.train, config.data.options.get("classes")
     sizes = info.sizes if classes == info.options.get("classes") else None  # a part of the classes has fewer
-    if sizes is None or not isinstance(train.schedule, Schedule):
+    if sizes is None:
         return
-    batches = -(-(sizes[0] - config.data.validation) // train.batch_size)
-    try:
-        train.schedule.complete(max(1, batches) * train.passes * train.epochs)
-    except HyperparameterError as error:
-        raise ConfigError(f"train.schedule: {error}") from error
+    batches = max(1, -(-(sizes[0] - config.data.validation) // train.batch_size)) * train.passes
+    for path, section in {"train": train, **{f"train.rounds.{n}": one for n, one in train.rounds.items()}}.items():
+        try:
+            if isinstance(section.schedule, Schedule):
+                section.schedule.complete(batches * section.epochs)
+        except HyperparameterError as error:
+            raise ConfigError(f"{path}.schedule: {error}") from error
 
 
 def _parse_method(section: object) -> Method:
     values = require_mapping(section, "method")
-    name = _take_name(values, "method")
+    name = take_name(values, "method")
     if name not in methods():
         raise ConfigError(f"method.name: no method is called {name!r}; {suggest(name, methods())}")
     return build(method_class(name), values, "method")
-
-
-def _parse_train(section: object, folder: Path) -> TrainSection:
-    values = require_mapping(section, "train")
-    names = [f.name for f in dataclasses.fields(TrainSection)]
-    require_known(values, names, "train")
-    if "optimizer" not in values:
-        raise ConfigError(
-            f"train.optimizer: missing; it has no default (a section whose name is {_either(OPTIMIZERS)})"
-        )
-    chosen = {"optimizer": _choose(values.pop("optimizer"), OPTIMIZERS, "train.optimizer")}
-    if "schedule" in values:
-        chosen["schedule"] = _parse_schedule(values.pop("schedule"), "train.schedule")
-    train = build(TrainSection, values, "train", ready=chosen)
-    for key in ("loss", "metric"):
-        if is_reference(getattr(train, key)):
-            resolve(getattr(train, key), folder, f"train.{key}")
-    return train
-
-
-def _parse_schedule(section: object, path: str) -> Schedule | Plateau:
-    """A schedule by name; that of a warm-up holds another one."""
-    values, ready = require_mapping(section, path), {}
-    if values.get("name") == WarmUp.name:
-        if "then" not in values:
-            raise ConfigError(f"{path}.then: missing; it has no default (a section whose name is {_either(SCHEDULES)})")
-        ready["then"] = _parse_schedule(values.pop("then"), f"{path}.then")
-    chosen: Schedule | Plateau = _choose(values, SCHEDULES, path, ready=ready)
-    return chosen
-
-
-def _schedule_section(schedule: Schedule | Plateau, convert: Callable[[Any], Any]) -> dict[str, Any]:
-    """What :func:`_parse_schedule` reads."""
-    section = {"name": schedule.name, **convert(schedule)}
-    if isinstance(schedule, WarmUp):
-        section["then"] = _schedule_section(schedule.then, convert)
-    return section
-
-
-def _choose(
-    section: object, table: Mapping[str, type[Any]], path: str, *, ready: Mapping[str, object] | None = None
-) -> Any:
-    values = require_mapping(section, path)
-    name = _take_name(values, path)
-    if name not in table:
-        raise ConfigError(f"{path}.name: expected {_either(table)}, got {name!r}; {suggest(name, table)}")
-    return build(table[name], values, path, ready=ready)
-
-
-def _take_name(values: dict[str, Any], path: str) -> str:
-    if "name" not in values:
-        raise ConfigError(f"{join(path, 'name')}: missing; it says which {path.rpartition('.')[2]} is meant")
-    name = values.pop("name")
-    if not isinstance(name, str):
-        raise ConfigError(f"{join(path, 'name')}: expected text, got {show(name)}")
-    return name
 
 
 def _locate(section: T, folder: Path, path: str) -> T:
@@ -468,7 +321,3 @@ def _existing(value: object, folder: Path, path: str) -> str:
 
 def _file_fields(section: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(section) if f.metadata.get("file")]
-
-
-def _either(table: Mapping[str, object]) -> str:
-    return " or ".join(table)

@@ -192,7 +192,7 @@ def shipped_folder() -> Path:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Read YAML strictly: YAML 1.2 scalars (``5e-4`` is a number, ``yes`` is text) and no repeated keys.
+    """Read YAML strictly: YAML 1.2 scalars (``5e-4`` is a number, ``yes`` is text), no repeated keys, ``1:`` as ``"1":``.
 
     Raises:
         ConfigError: With the line, when the text is not valid.
@@ -204,7 +204,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's core scalars that refuses repeated keys."""
+    """SafeLoader with YAML 1.2's core scalars that refuses repeated keys; a whole number as a key is text."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  (PyYAML's own protocol)
 
@@ -217,7 +217,8 @@ class _StrictLoader(yaml.SafeLoader):
                 problem = f"key {key.value!r} is given twice: line {seen[key.value]} and line {line}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen[key.value] = line
-        return super().construct_mapping(node, deep)
+        made = super().construct_mapping(node, deep)
+        return {str(key) if type(key) is int else key: value for key, value in made.items()}
 
 
 for _tag, _pattern, _first in (

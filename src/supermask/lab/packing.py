@@ -17,6 +17,7 @@ from supermask.deploy import pack, read, trace
 from supermask.deploy.coding import Values
 from supermask.deploy.container import METADATA_KEY
 from supermask.deploy.packing import PackReport
+from supermask.deploy.shrunk_files import KEY as SHRUNK_KEY
 from supermask.errors import DataError, EngineError, GraphError, MissingExtraError
 from supermask.lab.artefact import Artefact, aliases, load_artefact
 from supermask.lab.result import record_packed
@@ -67,7 +68,7 @@ def pack_place(
     """
     if model is None and weights is None and Path(place).is_file() and Path(place).suffix in _STATE_DICTS:
         state, notes = load_arrays_and_metadata(place)
-        if METADATA_KEY not in notes:
+        if METADATA_KEY not in notes and SHRUNK_KEY not in notes:
             whole = {**state, **aliases(state, notes)}
             report = pack(whole, path, values=values, provenance={"supermask": __version__, "from": Path(place).name})
             return Packing(report, ("no architecture and no graph is stored: the file that was packed names no model",))
@@ -109,7 +110,7 @@ def _graph(model: nn.Module, shape: tuple[int, ...] | None) -> tuple[Mapping[str
     if shape is None:
         return None, ["no graph is stored: the shape of one input is not known (--input says it)"]
     try:
-        graph, arrays = trace(model.eval(), torch.zeros(1, *shape))
+        graph, arrays = trace(model.eval(), torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)))
         if beyond := sorted(arrays.keys() - model.state_dict().keys()):
             return None, [f"no graph is stored: it needs {beyond[0]}, which is not in the state dict"]
         return graph.to_dict(), []

@@ -17,9 +17,11 @@ from supermask.core.initialize import initialize
 from supermask.core.sparsifier import Sparsifier
 from supermask.data import DataSet
 from supermask.errors import ConfigError
-from supermask.lab.config import LOSSES, METRICS, RunConfig
+from supermask.lab.channels import Traced
+from supermask.lab.config import RunConfig
 from supermask.lab.reference import is_reference, resolve
 from supermask.lab.seeds import module_seed
+from supermask.lab.train_section import LOSSES, METRICS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Metric = Callable[[Tensor, Tensor], float]
@@ -104,6 +106,10 @@ def _check_targets(config: RunConfig, data: DataSet) -> None:
             f"train.metric is accuracy, but the targets of {data.name} are numbers: set it to {', '.join(NUMERIC)} or a "
             "reference"
         )
+    if numbers and config.train.teachers:
+        raise ConfigError(
+            f"train.distill compares scores of classes, but the targets of {data.name} are numbers; remove it"
+        )
     if not numbers and metric in NUMERIC:
         raise ConfigError(f"train.metric is {metric}, but the targets of {data.name} are classes: set it to accuracy")
 
@@ -122,12 +128,15 @@ def build_metric(name: str, folder: Path) -> Metric | None:
     return NUMERIC.get(name)
 
 
-def attach(config: RunConfig, model: nn.Module, seed: int, batches: Iterable[Batch], loss: Loss) -> Sparsifier:
+def attach(
+    config: RunConfig, model: nn.Module, seed: int, batches: Iterable[Batch], loss: Loss, traced: Traced | None
+) -> Sparsifier:
     """Attach the run's method, with the initial arrays that ``init`` names.
 
     Raises:
         AttachError: The method does not fit the model.
         MaskError: The initial arrays do not fit the model.
+        BudgetError: No choice of channels meets the method's budget.
     """
     init, method = config.init, config.method
     return method.attach(
@@ -137,6 +146,8 @@ def attach(config: RunConfig, model: nn.Module, seed: int, batches: Iterable[Bat
         seed=seed,
         data=batches,
         loss_fn=lambda module, batch: loss(module(batch[0]), batch[1]),
+        structure=None if traced is None else traced.structure,
+        costs=None if traced is None else traced.costs,
     )
 
 

@@ -40,7 +40,8 @@ def make_result(
         lines: Its epochs, as in ``metrics.jsonl``.
         facts: ``n_train``, ``n_test``, ``n_validation``, ``input_shape`` (of one example), ``seconds`` (of which
             "total", "train" and "evaluate" are known), ``memory``, ``threads``, ``device``, ``starts`` (as in
-            ``env.json``), ``rounds`` (of training) and ``notes`` (of the method to the user).
+            ``env.json``), ``rounds`` (of training), ``notes`` (of the method to the user) and ``channels`` (what became
+            of them, or None).
     """
     train, last = config.train, lines[-1]
     told = describe_setting(spec, config)
@@ -62,7 +63,8 @@ def make_result(
         "data": spec.sections["data"]["name"],
         "setting": told["setting"],
         "epochs": last["epoch"],
-        "epochs_planned": told["epochs_planned"] * facts["rounds"],
+        "epochs_planned": sum(train.of_round(number).epochs for number in range(facts["rounds"])),
+        "epochs_by_round": [train.of_round(number).epochs for number in range(facts["rounds"])],
         "steps": last["step"],
         "n_train": facts["n_train"],
         "n_test": facts["n_test"],
@@ -77,7 +79,7 @@ def make_result(
             "weights_remaining": masks.remaining(),
             "layers": [_layer(name, masks) for name in masks],
         },
-        "macs": macs(model, facts["input_shape"], masks),
+        "macs": _macs(model, masks, facts),
         "bytes": {**sizes(total, masks), "packed": None},
         "seconds": {
             **seconds,
@@ -87,6 +89,7 @@ def make_result(
         "precision": train.precision,
         "rounds": facts["rounds"],
         "notes": list(facts["notes"]),
+        "channels": facts["channels"],
         "threads": facts["threads"],
         "device": facts["device"],
         "conditions": told["conditions"] | {"machines": _machines(facts["starts"])},
@@ -121,6 +124,15 @@ def describe_setting(spec: RunSpec, config: RunConfig) -> dict[str, Any]:
             "precision": train.precision,
         },
     }
+
+
+def _macs(model: nn.Module, masks: Masks, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Multiply-accumulates; where channels are removed, those of the network without them, which masks do not tell."""
+    counted, channels = macs(model, facts["input_shape"], masks), facts["channels"]
+    if channels is None or counted["dense"] is None:
+        return counted
+    remaining = int(channels["costs"]["macs"]["remaining"])
+    return counted | {"remaining": remaining, "convention": f"{counted['convention']}; removed channels are taken out"}
 
 
 def _machines(starts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from supermask import data
 from supermask.core.arrays import save_arrays
 from supermask.core.locking import locked
 from supermask.errors import CheckpointError, RunError
+from supermask.lab.channels import ChannelHistory, channel_values
 from supermask.lab.checkpoint import load_checkpoint, of_another_version, remove_checkpoint, save_checkpoint
 from supermask.lab.config import DataSection, RunConfig
 from supermask.lab.events import Event, Kind
@@ -133,6 +134,7 @@ class Runner:
             "starts": starts,
             "rounds": trainer.sparsifier.round + 1,
             "notes": trainer.sparsifier.notes,
+            "channels": trainer.channels,
         }
         result = make_result(spec, config, masks, trainer.model, metrics.lines, facts)
         write_json(folder.result, result)
@@ -185,6 +187,7 @@ class _Watch:
         self._emit = emit
         self._stopping = stopping
         self._every = checkpoint_seconds
+        self._history = ChannelHistory(job.folder.channels) if trainer.traced is not None else None
         self._before = 0.0  # seconds of earlier starts
         self._started = self._saved = self._told = time.monotonic()
         trainer.look_every = min(PROGRESS_SECONDS, checkpoint_seconds)
@@ -200,6 +203,8 @@ class _Watch:
         path, trainer = self._job.folder.checkpoint, self._trainer
         if not path.exists():
             trainer.metrics.restart()
+            if self._history is not None:
+                self._history.restart()
             self._emit(self._event("started"))
             return
         state = load_checkpoint(path, trainer.device)
@@ -216,6 +221,8 @@ class _Watch:
             form = f"{CHECKPOINT_FORMAT}, but {type(error).__name__}: {error}"
             raise CheckpointError(of_another_version(path, form)) from error
         trainer.metrics.restart(state["metrics_bytes"])
+        if self._history is not None:
+            self._history.restart(len(trainer.metrics.lines))
         self._before = state["seconds"]
         self._emit(self._event("resumed"))
 
@@ -227,6 +234,8 @@ class _Watch:
         self._save_if_due()
 
     def _epoch(self, line: dict[str, Any]) -> None:
+        if self._history is not None:
+            self._history.append(channel_values(self._trainer.sparsifier))
         self._emit(
             self._event(
                 "epoch",
@@ -263,7 +272,7 @@ class _Watch:
         trainer = self._trainer
         place = {
             "epoch": trainer.epoch,
-            "epochs": trainer.first_epoch + trainer.config.train.epochs - 1,
+            "epochs": trainer.first_epoch + trainer.section.epochs - 1,
             "batch": trainer.batch,
             "batches": trainer.batches,
             "seconds": self.seconds(),

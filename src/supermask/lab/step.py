@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 
 from supermask.core.sparsifier import Sparsifier
-from supermask.lab.config import Clip, TrainSection
-from supermask.lab.parts import Loss
+from supermask.lab.train_section import Clip, TrainSection
 from supermask.optim import PlateauRule, Scheduler
 
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -37,15 +36,23 @@ def grad_scaler(section: TrainSection, device: torch.device) -> GradScaler | Non
 
 def make_step(
     section: TrainSection,
-    model: nn.Module,
-    loss_fn: Loss,
+    objective: Step,
     optimizer: torch.optim.Optimizer,
     schedule: Scheduler | PlateauRule,
     sparsifier: Sparsifier,
     scaler: GradScaler | None,
     device: torch.device,
 ) -> Step:
-    """The function that takes one step on a batch (x, y) and returns its loss.
+    """The function that takes one step on a batch (x, y) and returns what it minimised.
+
+    Args:
+        section: The settings of the round.
+        objective: From a batch to the mean that is minimised.
+        optimizer: The round's.
+        schedule: The round's.
+        sparsifier: Bound to the optimizer.
+        scaler: For float16, else None.
+        device: Where the model is.
 
     What is switched off costs nothing. A step that the scaler leaves out moves neither weights nor schedules.
     """
@@ -54,7 +61,7 @@ def make_step(
         _make_momentum(optimizer)
 
     def plain(x: Tensor, y: Tensor) -> Tensor:
-        loss = loss_fn(model(x), y)
+        loss = objective(x, y)
         loss.backward()
         optimizer.step()
         schedule.step()
@@ -63,7 +70,7 @@ def make_step(
 
     def unscaled(x: Tensor, y: Tensor) -> Tensor:
         with autocast(section, device):
-            loss = loss_fn(model(x), y)
+            loss = objective(x, y)
         loss.backward()
         if clip is not None:
             clip()
@@ -75,7 +82,7 @@ def make_step(
     def scaled(x: Tensor, y: Tensor) -> Tensor:
         assert scaler is not None
         with autocast(section, device):
-            loss = loss_fn(model(x), y)
+            loss = objective(x, y)
         scaler.scale(loss).backward()
         if clip is not None:
             scaler.unscale_(optimizer)

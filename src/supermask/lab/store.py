@@ -10,6 +10,7 @@
         weights.safetensors  the finalized model, a plain state dict
         masks.safetensors    which weights remain
         extras.safetensors   what the method keeps beside them, for methods that do
+        channels.safetensors what scales each channel after every epoch, for methods that remove channels
         result.json          written last: a folder that has it is done
         failed.json          instead of it, when the last attempt ended in an error
         lock                 held by the process that trains the run
@@ -78,10 +79,12 @@ _LATER_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "metric": (dict,),
     "setting": (str,),
     "epochs_planned": (int,),
+    "epochs_by_round": (list,),
     "conditions": (dict,),
     "full": (dict, NoneType),
     "rounds": (int,),
     "notes": (list,),
+    "channels": (dict, NoneType),
 }
 _CONDITION_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "model": (dict,),
@@ -99,6 +102,26 @@ _METRIC_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "validation_selected": _NUMBER_OR_NONE,
     "validation": _NUMBER_OR_NONE,
 }
+_CHANNEL_KEYS: Final[dict[str, tuple[type, ...]]] = {
+    "groups": (list,),
+    "costs": (dict,),
+    "shrunk": (dict,),
+    "latency": (dict, NoneType),
+}
+_GROUP_KEYS: Final[dict[str, tuple[type, ...]]] = {
+    "name": (str,),
+    "channels": (int,),
+    "remaining": (int,),
+    "kept": (str,),
+}
+_COST_KEYS: Final[dict[str, tuple[type, ...]]] = {
+    "dense": _NUMBER,
+    "remaining": _NUMBER,
+    "limit": _NUMBER_OR_NONE,
+    "alone": _NUMBER_OR_NONE,
+    "granularity": _NUMBER,
+}
+_SHRUNK_KEYS: Final[dict[str, tuple[type, ...]]] = {"max_difference": _NUMBER_OR_NONE, "why": (str,)}
 _FULL_KEYS: Final = {"loss": _NUMBER_OR_NONE, "accuracy": _NUMBER_OR_NONE, "metric": _NUMBER_OR_NONE}
 _FAILURE_KEYS: Final = {"schema": int, "run": str, "label": str, "seed": int, "error": str, "traceback": str}
 
@@ -147,6 +170,11 @@ class RunFolder:
     def extras(self) -> Path:
         """What the method keeps beside weights and masks; absent for most."""
         return self.path / "extras.safetensors"
+
+    @property
+    def channels(self) -> Path:
+        """Gates, or scales of batch norms, after every epoch; absent for methods that remove no channels."""
+        return self.path / "channels.safetensors"
 
     @property
     def result(self) -> Path:
@@ -198,6 +226,8 @@ def read_result(run: RunFolder) -> dict[str, Any]:
     if result.get("full") is not None:
         later = {key: _NUMBER_OR_NONE for key in ("best", "best_epoch") if key in result["full"]}
         _require(path, result["full"], _FULL_KEYS | later, "full")
+    if result.get("channels") is not None:
+        _require_channels(path, result["channels"])
     for index, note in enumerate(result.get("notes", ())):
         _require(path, {str(index): note}, {str(index): (str,)}, "notes")
     if "conditions" in result:
@@ -206,6 +236,15 @@ def read_result(run: RunFolder) -> dict[str, Any]:
         if not isinstance(machine, dict):
             raise RunError(f"{path}: 'conditions.machines[{index}]' should be dict, is {machine!r}; {_WAY}")
     return result
+
+
+def _require_channels(path: Path, channels: Mapping[str, Any]) -> None:
+    _require(path, channels, _CHANNEL_KEYS, "channels")
+    for index, group in enumerate(channels["groups"]):
+        _require(path, group if isinstance(group, dict) else {}, _GROUP_KEYS, f"channels.groups[{index}]")
+    for unit, cost in channels["costs"].items():
+        _require(path, cost if isinstance(cost, dict) else {}, _COST_KEYS, f"channels.costs.{unit}")
+    _require(path, channels["shrunk"], _SHRUNK_KEYS, "channels.shrunk")
 
 
 def read_failures(folder: Path) -> list[dict[str, Any]]:
@@ -257,15 +296,30 @@ def read_extras(run: RunFolder) -> dict[str, Any]:
     Raises:
         RunError: The file is damaged.
     """
+    return _read_arrays(run.extras)
+
+
+def read_channels(run: RunFolder) -> dict[str, Any]:
+    """What scaled each channel after every epoch, as float32 numpy arrays (epochs, channels); empty for most methods.
+
+    Names are ``gate/<group>``, or ``scale/<weight of a batch norm>`` where a method has no gates.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    return _read_arrays(run.channels)
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    if not run.extras.exists():
+    if not path.exists():
         return {}
     try:
-        found: dict[str, Any] = load_file(run.extras)
+        found: dict[str, Any] = load_file(path)
     except SafetensorError as error:
-        raise RunError(f"{run.extras}: damaged ({error}); delete the run folder to train this run again") from error
+        raise RunError(f"{path}: damaged ({error}); delete the run folder to train this run again") from error
     return found
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from supermask.core.masks import Masks
 from supermask.core.parametrizations import Scored
 from supermask.data import DataSet, Split
-from supermask.errors import DivergedError
+from supermask.errors import ConfigError, DivergedError
+from supermask.lab.channels import check_removal, describe, trace
 from supermask.lab.config import RunConfig
+from supermask.lab.distill import Objective, alone, plain_state, taught
 from supermask.lab.metrics import MetricsFile
 from supermask.lab.parts import Batch, attach, build_loss, build_metric, build_model, check_fit
 from supermask.lab.seeds import augment_seed, batch_order, training_seed
@@ -50,24 +52,30 @@ class Trainer:
         batch: Batches done in this epoch.
         batches: Batches of an epoch, all its passes together.
         first_epoch: First epoch of this round; of a round that begins at step k, the epoch that would have been.
+        section: The settings of this round.
         seconds: Wall time spent on "train" and "evaluate", all starts together.
         on_look: Called at most every ``look_every`` seconds between two steps; a checkpoint may be taken there.
         on_epoch: Called after each epoch with its metrics.
         results: What the method keeps beside weights and masks; filled at the end.
+        channels: What became of the channels, as ``result.json`` holds it; filled at the end, None for most methods.
+        traced: What a method that removes channels was attached with.
     """
 
     def __init__(
         self, config: RunConfig, seed: int, data: DataSet, folder: Path, device: torch.device, metrics: MetricsFile
     ) -> None:
         self.config = config
+        self.section = config.train
         self.seed = seed
         self.data = data
         self.device = device
+        self.folder = folder
         self.metrics = metrics
         self.look_every = PROGRESS_SECONDS
         self.on_look: Callable[[], None] | None = None
         self.on_epoch: Callable[[dict[str, Any]], None] | None = None
         self.results: dict[str, Tensor] = {}
+        self.channels: dict[str, Any] | None = None
 
         self.batches_a_pass = -(-len(data.train) // config.train.batch_size)
         self.batches = self.batches_a_pass * config.train.passes
@@ -75,7 +83,8 @@ class Trainer:
         self.metric = build_metric(config.train.metric, folder)
         self.model = build_model(config, seed, folder, device)
         self._copy = check_fit(config, self.model, data, seed)  # test batches are parts of the data
-        self.sparsifier = attach(config, self.model, seed, _ScoringBatches(self), self.loss)
+        self.traced = trace(config.method, self.model, data.train.batch(slice(0, 2))[0].clone())
+        self.sparsifier = attach(config, self.model, seed, _ScoringBatches(self), self.loss, self.traced)
         self.optimizer: torch.optim.Optimizer
         self.schedule: Scheduler | PlateauRule
         self.scaler = grad_scaler(config.train, device)
@@ -86,6 +95,7 @@ class Trainer:
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self._round: int | None = None  # the round that the optimizer was built for
         self._step: Step
+        self._teachers: dict[str, dict[str, Tensor]] = {}  # round -> state dict of the network that it ended with
         torch.manual_seed(training_seed(seed))
 
     def run(self) -> Masks:
@@ -101,12 +111,19 @@ class Trainer:
             if self._round != self.sparsifier.round:
                 self._start_round()
                 self._rewind()
-            while self.epoch < self.first_epoch + self.config.train.epochs and not self.schedule.finished:
+            while self.epoch < self.first_epoch + self.section.epochs and not self.schedule.finished:
                 self._train_epoch()
                 self._end_epoch()
+            if self.sparsifier.round in self.config.train.teachers:
+                self._teachers[str(self.sparsifier.round)] = plain_state(self.sparsifier, self._plain_model())
+        self._note_what_never_came()
         with torch.no_grad():
             self.results = self.sparsifier.method.results(self.sparsifier)
-        return self.sparsifier.finalize()
+        self.channels, keeps = describe(self.sparsifier), self.sparsifier.channels()
+        masks = self.sparsifier.finalize()
+        if self.channels is not None and self.traced is not None:
+            self.channels |= check_removal(self.model, self.traced, keeps)
+        return masks
 
     def mean_loss(self) -> float:
         """Mean training loss of this epoch's batches so far.
@@ -152,20 +169,54 @@ class Trainer:
     # ------------------------------------------------------------------ the loop
 
     def _start_round(self) -> None:
-        section = self.config.train
+        section = self.section = self.config.train.of_round(self.sparsifier.round)
         total_steps = section.epochs * self.batches
         self.optimizer = section.optimizer.build(self.sparsifier.param_groups(decay_on=section.optimizer.decay_on))
         self.schedule = section.schedule.bind(self.optimizer, total_steps=total_steps)
         self.sparsifier.bind(self.optimizer, total_steps=total_steps)
         self._step = make_step(
-            section, self.model, self.loss, self.optimizer, self.schedule, self.sparsifier, self.scaler, self.device
+            section, self._objective(), self.optimizer, self.schedule, self.sparsifier, self.scaler, self.device
         )
         self.first_epoch = self.epoch
         self._round = self.sparsifier.round
 
+    def _note_what_never_came(self) -> None:
+        """Tell of settings for rounds that the method did not train."""
+        last, train = self.sparsifier.round, self.config.train
+        if train.rounds and max(train.rounds) > last:
+            self.sparsifier.note(
+                f"train.rounds has settings for round {max(train.rounds)}, but the last one was {last}"
+            )
+        if train.teachers and min(train.teachers) >= last:
+            self.sparsifier.note(
+                f"train.distill did nothing: round {last} was the last, and none came after its teacher"
+            )
+
+    def _objective(self) -> Objective:
+        """What the steps of this round minimise."""
+        distill = self.section.distill
+        if distill is None or distill.teacher >= self.sparsifier.round:
+            return alone(self.model, self.loss)
+        teacher = self._plain_model()
+        teacher.load_state_dict(self._teachers[str(distill.teacher)])
+        return taught(self.model, self.loss, teacher.eval(), distill, copy=self._copy)
+
+    def _plain_model(self) -> nn.Module:
+        """The run's model as it was drawn, with nothing attached."""
+        return build_model(self.config, self.seed, self.folder, self.device)
+
     def _rewind(self) -> None:
-        """Begin a round where its method rewound to: the epochs and steps before are not trained again."""
+        """Begin a round where its method rewound to: the epochs and steps before are not trained again.
+
+        Raises:
+            ConfigError: The round has no step after them.
+        """
         steps = self.sparsifier.step
+        if steps >= self.section.epochs * self.batches:
+            raise ConfigError(
+                f"train.rounds: round {self.sparsifier.round} has {self.section.epochs * self.batches:,} steps, but its method "
+                f"begins it at step {steps:,}; give it more epochs"
+            )
         for _ in range(steps):
             self.schedule.step()
         self.first_epoch -= steps // self.batches
@@ -238,14 +289,14 @@ class Trainer:
 
     def _is_last_epoch(self) -> bool:
         """Whether no further epoch of this round is planned."""
-        return self.epoch == self.first_epoch + self.config.train.epochs - 1
+        return self.epoch == self.first_epoch + self.section.epochs - 1
 
     def _measure(
         self, split: Split | None, name: str, *, sparse: bool = True
     ) -> tuple[float, float] | tuple[None, None]:
         """(mean loss, metric); nothing where there is no such split, and after epochs that are not tested."""
         last = self._is_last_epoch() or self.schedule.finished
-        if split is None or not (last or self.epoch % self.config.train.test_every == 0):
+        if split is None or not (last or self.epoch % self.section.test_every == 0):
             return None, None
         loss, metric = self.evaluate(split, sparse=sparse)
         self._require_finite(loss, f"{name} loss")
@@ -341,6 +392,7 @@ class Trainer:
             "loss_sum": self.loss_sum,
             "seconds": dict(self.seconds),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "teachers": self._teachers,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -348,6 +400,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.sparsifier.load_state_dict(state["sparsifier"])
         self.epoch, self.batch = state["epoch"], state["batch"]
+        self._teachers = state.get("teachers", {})  # newer than the format
         self._start_round()
         self.first_epoch = state["first_epoch"]
         self.optimizer.load_state_dict(state["optimizer"])

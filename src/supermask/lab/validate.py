@@ -88,6 +88,46 @@ def build(cls: type[T], section: object, path: str, *, ready: Mapping[str, objec
         raise ConfigError(f"{path}: {error}") from error
 
 
+def choose(
+    section: object, table: Mapping[str, type[Any]], path: str, *, ready: Mapping[str, object] | None = None
+) -> Any:
+    """Make the dataclass that a section names.
+
+    Args:
+        section: Mapping with a ``name`` and the fields of what it names.
+        table: Name -> dataclass.
+        path: Dotted path of the section, for messages.
+        ready: Fields whose values are made already.
+
+    Raises:
+        ConfigError: No name, an unknown one, or fields that do not fit.
+    """
+    values = require_mapping(section, path)
+    name = take_name(values, path)
+    if name not in table:
+        raise ConfigError(f"{path}.name: expected {either(table)}, got {name!r}; {suggest(name, table)}")
+    return build(table[name], values, path, ready=ready)
+
+
+def take_name(values: dict[str, Any], path: str) -> str:
+    """Take the ``name`` out of a section.
+
+    Raises:
+        ConfigError: It is missing, or no text.
+    """
+    if "name" not in values:
+        raise ConfigError(f"{join(path, 'name')}: missing; it says which {path.rpartition('.')[2]} is meant")
+    name = values.pop("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"{join(path, 'name')}: expected text, got {show(name)}")
+    return name
+
+
+def either(table: Mapping[str, object]) -> str:
+    """The names of a table in words."""
+    return " or ".join(table)
+
+
 def check(hint: Any, value: object, path: str) -> Any:
     """Return ``value`` as the type ``hint`` says.
 

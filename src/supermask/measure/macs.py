@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils.parametrize import is_parametrized
 
-from supermask.errors import MaskError
+from supermask.core.budget import CountedCost, counted
+from supermask.core.groups import Structure
+from supermask.errors import MaskError, StructureError
 
 CONVENTION: Final = (
     "multiply-accumulates of the weights of convolutions and linear layers for a batch of one; zero padding counts, "
@@ -69,6 +71,46 @@ def macs(model: nn.Module, input_shape: Sequence[int], masks: Mapping[str, Tenso
         dense += weight.numel() * times
         remaining += remaining_of.get(id(weight), weight.numel()) * times
     return {"dense": dense, "remaining": remaining, "convention": CONVENTION}
+
+
+def author_flops(
+    structure: Structure, *, multiply_add: int = 2, elementwise: int = 2, pools: tuple[str, ...] = ("max_pool",)
+) -> CountedCost:
+    """FLOPs as the code of MaskConvNet's authors counts them: to compare with its tables, and with nothing else.
+
+    ``multiply_add`` for each multiply-accumulate, 1 for each output of a layer with a bias, ``elementwise`` for each output of
+    a batch norm, a pooling's window for each of its outputs. Additions are free. Their counter sees modules and no
+    functions, so what counts differs from network to network. The defaults, 1 for a batch norm and 1 for the ReLU that goes
+    with it, are those of VGG-19 and the ResNets of the paper; its VGG-16 is ``multiply_add=1, elementwise=4`` (shown two
+    examples), its WRN-28-10 ``elementwise=1`` (its ReLUs are functions); the counter of "Rethinking the Value of Network
+    Pruning" has 2 for a batch norm, ``elementwise=3``.
+
+    Args:
+        structure: Found with an example.
+        multiply_add: FLOPs of one multiply-accumulate.
+        elementwise: FLOPs of one output of a batch norm, its ReLU included.
+        pools: Which poolings count, of ``max_pool`` and ``avg_pool``.
+
+    Returns:
+        A cost of the remaining channels: ``costs={"macs": author_flops(structure)}`` makes a budget of it.
+
+    Raises:
+        StructureError: The structure knows no activations.
+    """
+    if not structure.values:
+        raise StructureError(
+            "structure: it knows no activations; find it with an example: find_structure(model, example)"
+        )
+    activations = {}
+    for index, value in enumerate(structure.values):
+        if value.operation == "batch_norm":
+            activations[index] = elementwise
+        elif value.operation in pools:
+            activations[index] = value.window
+        elif value.operation in ("convolution", "linear") and f"{value.module}.bias" in structure.shapes:
+            activations[index] = 1
+    weights = {name: multiply_add * times for name, times in structure.positions.items()}
+    return counted(structure, weights, activations=activations)
 
 
 def _unknown(why: str) -> dict[str, Any]:

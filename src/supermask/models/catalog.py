@@ -26,6 +26,7 @@ from supermask.models.resnet import (
     resnet56,
     resnet110,
 )
+from supermask.models.resnet_preact import resnet164
 from supermask.models.resnet_signed import (
     resnet20_signed,
     resnet56_signed,
@@ -33,7 +34,7 @@ from supermask.models.resnet_signed import (
     resnet110_signed_masked,
 )
 from supermask.models.vgg import vgg16_bn, vgg19_bn, vgg_c, vgg_d, vgg_like
-from supermask.models.wide_resnet import wrn_16_4, wrn_16_8, wrn_16_10, wrn_22_2, wrn_22_8, wrn_28_10
+from supermask.models.wide_resnet import wrn_16_4, wrn_16_8, wrn_16_10, wrn_22_2, wrn_22_8, wrn_22_12, wrn_28_10
 
 _SIGNED: Final = "Koster, Grothe, Rettinger: Signing the Supermask: Keep, Hide, Invert. ICLR 2022, arXiv 2201.13361"
 _LECUN: Final = "LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition. 1998"
@@ -44,6 +45,7 @@ _DESSILBI: Final = "Fu et al.: DessiLBI. ICML 2020, arXiv 2007.02010"
 _RETHINKING: Final = "Liu et al.: Rethinking the Value of Network Pruning. ICLR 2019, arXiv 1810.05270"
 _SLIMMING: Final = "Liu et al.: Learning Efficient Convolutional Networks through Network Slimming. ICCV 2017"
 _HE: Final = "He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition. CVPR 2016, arXiv 1512.03385"
+_IDENTITY: Final = "He, Zhang, Ren, Sun: Identity Mappings in Deep Residual Networks. ECCV 2016, arXiv 1603.05027"
 _WIDE: Final = "Zagoruyko, Komodakis: Wide Residual Networks. BMVC 2016, arXiv 1605.07146"
 _WEIRD: Final = "Krizhevsky: One weird trick for parallelizing convolutional neural networks. 2014, arXiv 1404.5997"
 
@@ -228,6 +230,15 @@ MODELS: Final[dict[str, ModelInfo]] = {
             1_727_962,
         ),
         ModelInfo(
+            "resnet164",
+            resnet164,
+            "ResNet-164 for CIFAR: 18 bottlenecks a stage, batch norm and ReLU before each convolution",
+            _IDENTITY,
+            _COLOUR,
+            1_679_024,
+            1_703_258,
+        ),
+        ModelInfo(
             "resnet20-signed",
             resnet20_signed,
             "ResNet20 of the signed supermask, CIFAR-10",
@@ -277,6 +288,9 @@ MODELS: Final[dict[str, ModelInfo]] = {
         ),
         ModelInfo(
             "wrn-22-8", wrn_22_8, "wide ResNet of 22 layers, 8 times as wide", _WIDE, _COLOUR, 17_147_312, 17_158_106
+        ),
+        ModelInfo(
+            "wrn-22-12", wrn_22_12, "wide ResNet of 22 layers, 12 times as wide", _WIDE, _COLOUR, 38_561_712, 38_577_882
         ),
         ModelInfo(
             "wrn-28-10", wrn_28_10, "wide ResNet of 28 layers, 10 times as wide", _WIDE, _COLOUR, 36_461_232, 36_479_194

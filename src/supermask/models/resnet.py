@@ -10,7 +10,7 @@ from typing import Final, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from supermask.models.layers import choice, count
+from supermask.models.layers import choice, count, scaled
 
 Shortcut = Literal["subsample", "average", "projection"]
 _SHORTCUTS: Final = ("subsample", "average", "projection")
@@ -127,7 +127,15 @@ Block = type[BasicBlock] | type[Bottleneck]
 MakeShortcut = Callable[[int, int, int], nn.Module]  # channels in, channels out, stride
 
 
-def resnet_cifar(blocks: int, /, *, channels: int = 3, classes: int = 10, shortcut: Shortcut = "subsample") -> ResNet:
+def resnet_cifar(
+    blocks: int,
+    /,
+    *,
+    channels: int = 3,
+    classes: int = 10,
+    shortcut: Shortcut = "subsample",
+    width: float = 1.0,
+) -> ResNet:
     """Build a ResNet for CIFAR with 6 * blocks + 2 layers: 16, 32 and 64 channels, basic blocks.
 
     Args:
@@ -137,18 +145,20 @@ def resnet_cifar(blocks: int, /, *, channels: int = 3, classes: int = 10, shortc
         shortcut: Where the shape changes: "subsample", every second pixel and channels of zeros, He et al.'s option A;
             "average", means of 2x2 pixels and channels of zeros, as the pruning literature has it; "projection", 1x1
             convolutions with batch norm, He et al.'s option B.
+        width: Multiplier of the 16 channels of the stem and the first stage, rounded down; later stages double them.
 
     Raises:
         ConfigError: An option is out of range.
     """
     choice("shortcut", shortcut, _SHORTCUTS)
+    first = scaled(16, width)
     make = _projection if shortcut == "projection" else partial(_padded, average=shortcut == "average")
     stem: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=nn.Conv2d(count("channels", channels), 16, 3, padding=1, bias=False),
-        bn1=nn.BatchNorm2d(16),
+        conv1=nn.Conv2d(count("channels", channels), first, 3, padding=1, bias=False),
+        bn1=nn.BatchNorm2d(first),
         relu=nn.ReLU(),
     )
-    return _resnet(stem, 16, BasicBlock, [blocks] * 3, make, count("classes", classes))
+    return _resnet(stem, first, BasicBlock, [blocks] * 3, make, count("classes", classes))
 
 
 def resnet_imagenet(block: Block, blocks: Sequence[int], /, *, classes: int = 1000) -> ResNet:

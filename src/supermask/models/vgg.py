@@ -10,7 +10,7 @@ from typing import Final
 from torch import nn
 
 from supermask.errors import ConfigError
-from supermask.models.layers import add_convolution, add_linear, batch_norm_1d, batch_norm_2d, count, counts
+from supermask.models.layers import add_convolution, add_linear, batch_norm_1d, batch_norm_2d, count, counts, scaled
 
 _CHANNELS: Final = (64, 128, 256, 512, 512)
 
@@ -61,14 +61,22 @@ def vgg_snip(
         )
     final_size = -(-size // stride) // 2 ** len(kernels)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    last = _add_blocks(layers, kernels, channels, stride=stride, norm=batch_norm_2d, bias=True, pools=len(kernels))
+    last = _add_blocks(
+        layers, kernels, channels, _CHANNELS, stride=stride, norm=batch_norm_2d, bias=True, pools=len(kernels)
+    )
     widths = [last * final_size**2, *hidden, count("classes", classes)]
     add_linear(layers, widths, activation=nn.ReLU, norm=batch_norm_1d, bias=True)
     return VGG(layers)
 
 
 def vgg_bn(
-    kernels: Sequence[Sequence[int]], /, *, channels: int = 3, classes: int = 10, hidden: Sequence[int] = ()
+    kernels: Sequence[Sequence[int]],
+    /,
+    *,
+    channels: int = 3,
+    classes: int = 10,
+    hidden: Sequence[int] = (),
+    width: float = 1.0,
 ) -> VGG:
     """Build a VGG with batch norm as the pruning literature has it: four max-pools, a global average, one linear layer.
 
@@ -81,16 +89,18 @@ def vgg_bn(
         classes: Outputs.
         hidden: Widths of hidden linear layers, each with bias, batch norm and ReLU; [512] is the VGG-16 of Li et al.
             2017 (L1-norm filters) and MaskConvNet.
+        width: Multiplier of the convolutions' 64 to 512 channels, rounded down.
 
     Raises:
         ConfigError: An option is out of range.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     pools = len(kernels) - 1
-    last = _add_blocks(layers, kernels, channels, stride=1, norm=nn.BatchNorm2d, bias=False, pools=pools)
+    widths = [scaled(channels, width) for channels in _CHANNELS]
+    last = _add_blocks(layers, kernels, channels, widths, stride=1, norm=nn.BatchNorm2d, bias=False, pools=pools)
     layers["avgpool"] = nn.AdaptiveAvgPool2d(1)
-    widths = [last, *counts("hidden", hidden), count("classes", classes)]
-    add_linear(layers, widths, activation=nn.ReLU, norm=nn.BatchNorm1d, bias=True)
+    head = [last, *counts("hidden", hidden), count("classes", classes)]
+    add_linear(layers, head, activation=nn.ReLU, norm=nn.BatchNorm1d, bias=True)
     return VGG(layers)
 
 
@@ -98,15 +108,16 @@ def _add_blocks(
     layers: OrderedDict[str, nn.Module],
     kernels: Sequence[Sequence[int]],
     channels: int,
+    widths: Sequence[int],
     *,
     stride: int,
     norm: Callable[[int], nn.Module],
     bias: bool,
     pools: int,
 ) -> int:
-    """Append the convolutions, with a max-pool at the end of the first ``pools`` blocks; the last number of channels."""
+    """Append blocks of these widths, with a max-pool at the end of the first ``pools``; the last number of channels."""
     before, number = count("channels", channels), 0
-    for block, (after, of_block) in enumerate(zip(_CHANNELS, kernels, strict=True), start=1):
+    for block, (after, of_block) in enumerate(zip(widths, kernels, strict=True), start=1):
         for position, kernel in enumerate(of_block, start=1):
             number += 1
             add_convolution(

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from torch import Tensor, nn
 
 from supermask.errors import ConfigError
-from supermask.models.layers import choice, count
+from supermask.models.layers import choice, count, scaled
 
 Shortcut = Literal["activated", "raw"]
 _SHORTCUTS: Final = ("activated", "raw")
@@ -49,14 +49,15 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Stem ``conv1``, three stages of 16, 32 and 64 channels times ``width``, ``bn``, ReLU, average pool, ``fc``.
+    """Stem ``conv1``, three stages of 1, 2 and 4 times ``base * widen`` channels, ``bn``, ReLU, average pool, ``fc``.
 
     Input (N, channels, H, W); output (N, classes), logits. Modules: ``conv1``, ``stage1.block1.conv1``,
     ``stage1.block1.shortcut``, …, ``bn``, ``fc``. Convolutions have no bias, ``fc`` has one; batch norms are torch's.
 
     Args:
         blocks: Blocks a stage.
-        width: Multiplier of the channels of the stages.
+        widen: How many times as wide as the stem the first stage is.
+        base: Channels of the stem.
         channels: Channels of the images.
         classes: Outputs.
         stride_conv: See :class:`WideBlock`.
@@ -64,13 +65,13 @@ class WideResNet(nn.Module):
     """
 
     def __init__(
-        self, blocks: int, width: int, *, channels: int, classes: int, stride_conv: int, activated: bool
+        self, blocks: int, widen: int, *, base: int, channels: int, classes: int, stride_conv: int, activated: bool
     ) -> None:
         super().__init__()
-        before = 16
+        before = base
         self.conv1 = nn.Conv2d(channels, before, 3, padding=1, bias=False)
         stages = []
-        for after, stride in ((16 * width, 1), (32 * width, 2), (64 * width, 2)):
+        for after, stride in ((base * widen, 1), (2 * base * widen, 2), (4 * base * widen, 2)):
             stage: OrderedDict[str, nn.Module] = OrderedDict()
             for number in range(1, blocks + 1):
                 first = number == 1
@@ -94,25 +95,27 @@ class WideResNet(nn.Module):
 
 def wide_resnet(
     depth: int,
-    width: int,
+    widen: int,
     /,
     *,
     channels: int = 3,
     classes: int = 10,
     stride_conv: int = 1,
     shortcut: Shortcut = "activated",
+    width: float = 1.0,
 ) -> WideResNet:
-    """Build WRN-depth-width without dropout.
+    """Build WRN-depth-widen without dropout.
 
     Args:
         depth: 6 * n + 4 for n blocks a stage.
-        width: Multiplier of 16, 32 and 64 channels.
+        widen: Multiplier of the 16, 32 and 64 channels of the stages.
         channels: Channels of the images.
         classes: Outputs.
         stride_conv: Which convolution of a block takes its stride: 1, the authors' network, or 2, that of MaskConvNet,
             which computes more and has the same weights.
         shortcut: What the 1x1 convolutions of the shortcuts see: the input after batch norm and ReLU ("activated", the
             authors' network) or before them ("raw", MaskConvNet's and several other implementations).
+        width: Multiplier of the 16 channels of the stem, rounded down; with it of all others.
 
     Raises:
         ConfigError: An option is out of range.
@@ -123,7 +126,8 @@ def wide_resnet(
     choice("shortcut", shortcut, _SHORTCUTS)
     return WideResNet(
         (depth - 4) // 6,
-        count("width", width),
+        count("widen", widen),
+        base=scaled(16, width),
         channels=count("channels", channels),
         classes=count("classes", classes),
         stride_conv=stride_conv,
@@ -136,4 +140,5 @@ wrn_16_8 = partial(wide_resnet, 16, 8)
 wrn_16_10 = partial(wide_resnet, 16, 10)
 wrn_22_2 = partial(wide_resnet, 22, 2)
 wrn_22_8 = partial(wide_resnet, 22, 8)
+wrn_22_12 = partial(wide_resnet, 22, 12)
 wrn_28_10 = partial(wide_resnet, 28, 10)

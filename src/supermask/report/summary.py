@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from supermask.errors import ConfigError
+from supermask.report.channels import ChannelsRow, channels_row
 from supermask.report.statistics import ENOUGH_FOR_QUANTILES, Spread
 
 Result = Mapping[str, Any]
@@ -130,7 +131,8 @@ class Row:
     over targeted weights (None without targets); `remaining_of_all` counts the weights that were not targeted as
     remaining. `compression` maps an accounting to 1 - bytes / float32 bytes of the dense model; a dense network has no
     mask to count, and None there. `machines` are those that trained the runs, as far as is known. `rounds` counts the
-    trainings of a run, None where a result of an earlier version does not tell. `apart` says what tells the row from
+    trainings of a run, None where a result of an earlier version does not tell. `channels` is None unless the method removes
+    channels. `apart` says what tells the row from
     others of its label.
     """
 
@@ -173,6 +175,7 @@ class Row:
     full: FullRow
     rounds: Spread | None
     notes: tuple[NoteRow, ...]
+    channels: ChannelsRow | None
     apart: str = ""
 
     @property
@@ -375,6 +378,7 @@ def _row(group: Sequence[Result]) -> Row:
         full=FullRow(**{key: spread(partial(_full, key)) for key in ("loss", "accuracy", "metric", "best")}),
         rounds=spread(lambda result: result.get("rounds")),
         notes=_notes(group),
+        channels=channels_row(group),
     )
 
 

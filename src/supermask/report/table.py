@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from supermask.report import form
+from supermask.report.channels import budget_grid
 from supermask.report.content import FORMATS, Content, Failure, Settings, View, require_word
 from supermask.report.grid import UNKNOWN, Grid, escape_markdown
 from supermask.report.latex import to_latex
@@ -149,7 +150,8 @@ class _Results:
             grids.append(self.validation())
         if self.view.per_epoch:
             grids.append(self.epochs())
-        grids += [self.size(), self.cost()]
+        removed = [(name, row.channels) for row, name in zip(self.rows, self.names) if row.channels is not None]
+        grids += [budget_grid(removed, self.view.spread), self.size(), self.cost()]
         if self.view.per_layer:
             grids += [self.macs()] if any(row.macs.dense for row in self.rows) else []
             grids += [_layers(row, name) for row, name in zip(self.rows, self.names) if row.layers]

@@ -77,13 +77,20 @@ def _alone(content: Content) -> list[Quote]:
 def _rows(content: Content) -> Grid:
     lines = []
     for row in content.rows:
-        own = {key: value for key, value in row.to_dict().items() if key not in ("layers", "at_epochs")}
+        own = {key: value for key, value in row.to_dict().items() if key not in ("layers", "at_epochs", "channels")}
         own["compression"] = {**own["compression"], "unnamed": None}
+        own["costs"] = _costs(row)
         own["notes"] = "; ".join(f"{note.text} ({note.n})" for note in row.notes)
         lines.append(_flatten({"label": row.label, "source": None} | own))
         lines += [_quoted_line(quote) for quote in content.quotes if quote.is_beside(row)]
     lines += [_quoted_line(quote) for quote in _alone(content)]
     return _grid(lines)
+
+
+def _costs(row: Row) -> dict[str, float | None]:
+    """Mean fractions that are used, by unit; none of methods that remove no channels."""
+    costs = () if row.channels is None else row.channels.costs
+    return {cost.unit: None if cost.used is None else cost.used.mean for cost in costs}
 
 
 def _literature_line(quote: Quote) -> dict[str, Any]:
