@@ -305,6 +305,15 @@ def test_half_precision_weights_have_gates_of_single_precision() -> None:
     assert all(gate.m.grad is not None and gate.m.grad.dtype == torch.float32 for gate in s.gates.values())
 
 
+def test_a_gated_model_exports() -> None:
+    s = attached(Gates(noisy=True))
+    x = torch.randn(2, 2, 6, 6)
+    s.model.eval()
+    exported = torch.export.export(s.model, (x,))
+    with torch.no_grad():
+        torch.testing.assert_close(exported.module()(x), s.model(x))
+
+
 def test_noise_of_both_kinds() -> None:
     s = attached(Gates(noisy=True))
     draw_noise(s, "normal", 3, scale=2.0)

@@ -449,6 +449,15 @@ def test_where_too_much_was_removed_the_largest_remain_at_a_gate_of_0() -> None:
     assert s.model.eval()(batch()[0]).shape == before.shape
 
 
+def test_a_training_that_ends_early_meets_the_budget_all_the_same() -> None:
+    s = attached()
+    optimizer = bound(s, total_steps=100)
+    for _ in s.rounds():
+        train(s, optimizer, 3)
+    assert float(s.costs["macs"](s.channels())) / macs(6, 5, 4) <= 0.5
+    s.finalize()
+
+
 def test_the_papers_form_ends_where_the_controller_left_it() -> None:
     s = attached(budget={"macs": 0.9}, project=False)
     optimizer = bound(s, total_steps=1, lr=1e-9)

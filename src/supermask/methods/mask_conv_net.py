@@ -194,7 +194,12 @@ class MaskConvNet(Method):
             self._measure(s)
         self._renew(s)
         if s.step == s.total_steps:
-            meet_budget(s, self.budget, {name: gate.m for name, gate in s.gates.items()}, project=self.project)
+            self._meet(s)
+
+    def next_round(self, s: Sparsifier) -> bool:
+        """Meet the budget where training ended early; there is no other round."""
+        self._meet(s)
+        return False
 
     def results(self, s: Sparsifier) -> dict[str, Tensor]:
         """``gates/<group>``: every k as learnt; ``used/<unit>``: fraction that the controller alone came to."""
@@ -209,6 +214,9 @@ class MaskConvNet(Method):
             if pressed:
                 summed.add_(wanted - sparsity)
             deviation.copy_(wanted - sparsity + (self.integral * summed).clamp(-wanted, wanted))
+
+    def _meet(self, s: Sparsifier) -> None:
+        meet_budget(s, self.budget, {name: gate.m for name, gate in s.gates.items()}, project=self.project)
 
     def _renew(self, s: Sparsifier) -> None:
         if self.noise > 0.0:
