@@ -155,7 +155,7 @@ def test_testing_in_mixed_precision_sees_the_finalized_model(precision, tmp_path
     with torch.no_grad(), torch.autocast("cpu", {"bfloat16": torch.bfloat16, "float16": torch.float16}[precision]):
         output = made.model(DIGITS.test.x)
         loss = functional.cross_entropy(output, DIGITS.test.y)
-    assert expected == (pytest.approx(loss.item()), (output.argmax(1) == DIGITS.test.y).double().mean().item())
+    assert expected[:2] == (pytest.approx(loss.item()), (output.argmax(1) == DIGITS.test.y).double().mean().item())
 
 
 def test_passes_are_epochs_that_are_not_tested(tmp_path):

@@ -4,7 +4,9 @@ import copy
 import json
 import math
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -229,7 +231,30 @@ def test_augmentation_depends_on_seed_epoch_and_batch_only():
 
 def test_the_size_of_test_batches_does_not_matter():
     first, second = trainer(), trainer({"train.eval_batch_size": 7})
-    assert first.evaluate(DIGITS.test) == pytest.approx(second.evaluate(DIGITS.test), rel=1e-6)
+    assert first.evaluate(DIGITS.test)[:2] == pytest.approx(second.evaluate(DIGITS.test)[:2], rel=1e-6)
+
+
+def test_the_five_likeliest_classes_count_where_there_are_more_than_ten():
+    assert trainer().evaluate(DIGITS.test).top5 is None, "ten classes"
+    many = replace(DIGITS, classes=tuple(f"class {number}" for number in range(12)))
+    spec = expand(experiment({"model.classes": 12}))[0]
+    made = Trainer(spec.config(), 0, many, spec.folder, torch.device("cpu"), metrics=None)
+    found = made.evaluate(many.test)
+    with torch.no_grad():
+        ranks = made.model(many.test.x).argsort(dim=1, descending=True)
+    hits = [(ranks[:, :n] == many.test.y[:, None]).any(dim=1).double().mean().item() for n in (1, 5)]
+    assert found[1:] == pytest.approx(hits, abs=1e-12)
+    assert 0 < found.metric < found.top5 < 1
+
+
+def test_the_top_five_accuracy_of_the_last_epoch_is_in_the_result(tmp_path):
+    images = np.random.default_rng(0).random((480, 8, 8), dtype=np.float32)
+    np.savez(tmp_path / "own.npz", images=images, labels=np.arange(480) % 12)
+    own = {"name": "npz", "file": str(tmp_path / "own.npz"), "layout": "NHW", "normalize": "none"}
+    run_here({"data": own, "model.classes": 12}, tmp_path / "runs")
+    run = only_run(tmp_path / "runs")
+    line, result = read_metrics(run)[-1], read_json(run.result)
+    assert line["test_accuracy"] < line["test_accuracy_top5"] == result["accuracy_top5"] <= 1
 
 
 def test_runs_without_a_trace_in_the_global_generator(tmp_path):

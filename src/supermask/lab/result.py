@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from supermask.core.arrays import save_arrays
 from supermask.core.masks import Masks
+from supermask.core.method import Method
 from supermask.lab.config import RunConfig
 from supermask.lab.files import canonical_json, write_json
 from supermask.lab.plan import RunSpec
@@ -48,7 +49,7 @@ def make_result(
     # lines that an earlier version wrote before this run was resumed know the accuracy only, by its own name
     key = "accuracy" if train.metric == "accuracy" else "metric"
     tested = [line for line in lines if line["test_loss"] is not None]
-    kept = _of_the_final_masks(tested, masks.remaining() if config.method.promised_density() is not None else None)
+    kept = _of_the_final_masks(tested, masks.remaining() if _promises(config.method) else None)
     judged = _judged(kept, key, train.better_is, validated=facts["n_validation"] > 0)
     total = sum(parameter.numel() for parameter in model.parameters())
     seconds = facts["seconds"]
@@ -70,6 +71,7 @@ def make_result(
         "n_test": facts["n_test"],
         "n_validation": facts["n_validation"],
         "accuracy": judged if key == "accuracy" else dict.fromkeys(judged),
+        "accuracy_top5": last.get("test_accuracy_top5"),
         "metric": {"name": train.metric, "better": train.better_is, **judged},
         "full": _full(lines, key, train.better_is),
         "loss": {"train": last["train_loss"], "test": last["test_loss"]},
@@ -152,12 +154,16 @@ def _pick(value: Any, wanted: Any) -> Any:
     return {key: _pick(value[key], wanted[key]) for key in wanted}
 
 
+def _promises(method: Method) -> bool:
+    return method.promised_density() is not None or method.promised_budget() is not None
+
+
 def _of_the_final_masks(lines: Sequence[Mapping[str, Any]], remaining: int | None) -> list[Mapping[str, Any]]:
-    """The epochs to choose from: those of the last round, and where a density is promised those that met it.
+    """The epochs to choose from: those of the last round, and where something is promised those that met it.
 
     Args:
         lines: The epochs that were tested.
-        remaining: Weights that remain at the end, of a method that promises a density; None: any number will do.
+        remaining: Weights that remain at the end, of a method that promises a density or a budget; None: any number will do.
     """
     last = lines[-1]
     kept = [line for line in lines if line.get("round", 0) == last.get("round", 0)]

@@ -85,6 +85,7 @@ _LATER_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "rounds": (int,),
     "notes": (list,),
     "channels": (dict, NoneType),
+    "accuracy_top5": _NUMBER_OR_NONE,
 }
 _CONDITION_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "model": (dict,),

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,23 @@ from supermask.lab.step import Step, autocast, grad_scaler, make_step
 from supermask.optim import PlateauRule, Scheduler
 
 PROGRESS_SECONDS: Final = 0.5
+_NOTHING: Final = (None, None, None)  # where there is no test
 SMALLEST_SCALE: Final = 2.0**-24  # of float16 losses: where gradients overflow below it, no scale helps
+
+
+class Tested(NamedTuple):
+    """What a test gives.
+
+    Attributes:
+        loss: Mean over the examples.
+        metric: What the run is judged by; the accuracy unless another is asked for.
+        top5: Fraction of the examples whose class is among the five with the highest scores; None where the run is not judged
+            by its accuracy, and for data sets of ten classes or less.
+    """
+
+    loss: float
+    metric: float
+    top5: float | None
 
 
 class Trainer:
@@ -81,6 +97,7 @@ class Trainer:
         self.batches = self.batches_a_pass * config.train.passes
         self.loss = build_loss(config.train.loss, folder)
         self.metric = build_metric(config.train.metric, folder)
+        self._top5 = self.metric is None and len(data.classes) > 10
         self.model = build_model(config, seed, folder, device)
         self._copy = check_fit(config, self.model, data, seed)  # test batches are parts of the data
         self.traced = trace(config.method, self.model, data.train.batch(slice(0, 2))[0].clone())
@@ -256,12 +273,14 @@ class Trainer:
         self.schedule.epoch_end(train_loss)
         if self.scaler is not None and self._is_last_epoch() and not self.schedule.finished:
             self.sparsifier.catch_up()
+        if self._is_last_epoch() or self.schedule.finished:
+            self.sparsifier.settle()
         accuracy = self.metric is None
-        test_loss, test_metric = self._measure(self.data.test, "test")
-        full_loss, full_metric = (
-            self._measure(self.data.test, "test", sparse=False) if self.sparsifier.tracked else (None, None)
+        test_loss, test_metric, top5 = self._measure(self.data.test, "test")
+        full_loss, full_metric, _ = (
+            self._measure(self.data.test, "test", sparse=False) if self.sparsifier.tracked else _NOTHING
         )
-        validation_loss, validation_metric = self._measure(self.data.validation, "validation")
+        validation_loss, validation_metric, _ = self._measure(self.data.validation, "validation")
         line = {
             "epoch": self.epoch,
             "round": self.sparsifier.round,
@@ -269,6 +288,7 @@ class Trainer:
             "train_loss": train_loss,
             "test_loss": test_loss,
             "test_accuracy": test_metric if accuracy else None,
+            "test_accuracy_top5": top5,
             "test_metric": test_metric,
             "full_loss": full_loss,
             "full_accuracy": full_metric if accuracy else None,
@@ -291,21 +311,19 @@ class Trainer:
         """Whether no further epoch of this round is planned."""
         return self.epoch == self.first_epoch + self.section.epochs - 1
 
-    def _measure(
-        self, split: Split | None, name: str, *, sparse: bool = True
-    ) -> tuple[float, float] | tuple[None, None]:
-        """(mean loss, metric); nothing where there is no such split, and after epochs that are not tested."""
+    def _measure(self, split: Split | None, name: str, *, sparse: bool = True) -> Tested | tuple[None, None, None]:
+        """Test; nothing where there is no such split, and after epochs that are not tested."""
         last = self._is_last_epoch() or self.schedule.finished
         if split is None or not (last or self.epoch % self.section.test_every == 0):
-            return None, None
-        loss, metric = self.evaluate(split, sparse=sparse)
-        self._require_finite(loss, f"{name} loss")
-        if not math.isfinite(metric):
+            return _NOTHING
+        found = self.evaluate(split, sparse=sparse)
+        self._require_finite(found.loss, f"{name} loss")
+        if not math.isfinite(found.metric):
             raise DivergedError(
-                f"the {name} {self.config.train.metric} is {metric} in epoch {self.epoch}, though the loss is finite; look at "
-                "what the metric does with these outputs and targets"
+                f"the {name} {self.config.train.metric} is {found.metric} in epoch {self.epoch}, though the loss is finite; "
+                "look at what the metric does with these outputs and targets"
             )
-        return loss, metric
+        return found
 
     def _require_finite(self, value: float, which: str) -> None:
         if not math.isfinite(value):
@@ -339,8 +357,8 @@ class Trainer:
             x = x.clone()  # the model may change its input, but not the data that later runs get
         return x, y
 
-    def evaluate(self, split: Split, *, sparse: bool = True) -> tuple[float, float]:
-        """(mean loss, metric) on a split, in the run's precision; means over the draws of methods with random masks.
+    def evaluate(self, split: Split, *, sparse: bool = True) -> Tested:
+        """Loss and metric on a split, in the run's precision; means over the draws of methods with random masks.
 
         Args:
             split: Test or validation examples.
@@ -352,28 +370,35 @@ class Trainer:
             with self.sparsifier.sparse() if sparse else contextlib.nullcontext():
                 measured.append(self._evaluate_once(split))
         clock.stop()
-        losses, metrics = zip(*measured, strict=True)
-        return sum(losses) / len(losses), sum(metrics) / len(metrics)
+        draws = len(measured)
+        return Tested(
+            sum(found.loss for found in measured) / draws,
+            sum(found.metric for found in measured) / draws,
+            sum(found.top5 for found in measured if found.top5 is not None) / draws if self._top5 else None,
+        )
 
-    def _evaluate_once(self, split: Split) -> tuple[float, float]:
+    def _evaluate_once(self, split: Split) -> Tested:
         self.model.eval()
         size = self.config.train.eval_batch_size
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        correct = torch.zeros(2, dtype=torch.int64, device=self.device)  # the first, and among the first five
         outputs = []
         with torch.inference_mode(), autocast(self.config.train, self.device):
             for x, y in split.batches(size):
                 output = self.model(x.clone() if self._copy else x)
                 loss_sum += self.loss(output, y) * len(y)
                 if self.metric is None:
-                    correct += (output.argmax(dim=1) == y).sum()
+                    correct[0] += (output.argmax(dim=1) == y).sum()
+                    if self._top5:
+                        correct[1] += (output.topk(5, dim=1).indices == y[:, None]).sum()
                 else:
                     outputs.append(output)
         loss = float(loss_sum) / len(split)
         if self.metric is None:
-            return loss, int(correct) / len(split)
+            first, among_five = (number / len(split) for number in correct.tolist())
+            return Tested(loss, first, among_five if self._top5 else None)
         with torch.no_grad():
-            return loss, self.metric(torch.cat(outputs).float(), split.y)
+            return Tested(loss, self.metric(torch.cat(outputs).float(), split.y), None)
 
     # ------------------------------------------------------------------ saving
 

@@ -57,9 +57,9 @@ class DessiLBI(Method):
     optimizer has, in effect, ``path_speed=0.01`` (while no ``|W|`` passes 1 and the density stays below 0.99),
     ``conv_prox="elementwise"`` and lambdas of 3e-4.
 
-    **Cost:** four passes over the weights and some over their masks, about 1.3 times the dense step of a fully-connected
-    network at batch 128, less for convolutions. Memory: 15 bytes for each targeted weight (V and Gamma 8, the path 6, the
-    mask 1; in float64 8 more); ``after="retrain"`` keeps one more copy of the model. The search computes densely.
+    **Cost:** four passes over the weights and some over their masks, about 1.2 times the dense step of the FCN at batch 128
+    (``docs/performance.md``), less for convolutions. Memory: 15 bytes for each targeted weight (V and Gamma 8, the path 6,
+    the mask 1; in float64 8 more); ``after="retrain"`` keeps one more copy of the model. The search computes densely.
 
     Args:
         density: Fraction of the targeted weights that remains, in (0, 1], or None (default): what the path gives.
@@ -182,10 +182,13 @@ class DessiLBI(Method):
         if self.after == "retrain" and s.step == self.rewind_step:
             s.keep_values("start")
 
-    def next_round(self, s: Sparsifier) -> bool:
-        """After the search: apply the mask, to the trained weights or to those of the rewinding step."""
+    def settle(self, s: Sparsifier) -> None:
+        """Fix the mask, if the search is not over yet."""
         if s.round == 0:
             self._end(s)
+
+    def next_round(self, s: Sparsifier) -> bool:
+        """After the search: apply the mask, to the trained weights or to those of the rewinding step."""
         if s.round > 0 or self.after == "none":
             return False
         s.apply_masks()

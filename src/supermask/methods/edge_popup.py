@@ -41,8 +41,8 @@ class EdgePopup(Method):
     networks have none. (4) ``global``, ``erk`` and ``er`` are not in the paper. (5) No layer is promised a weight: the code's
     rounding up leaves at least one in each, here a layer may end empty, and a note says so.
 
-    **Cost:** per step a selection and four more passes over the weights: on a CPU nearly another dense step for the FCN at
-    batch 128, little for convolutions. Memory: 5 bytes a weight more than dense training.
+    **Cost:** per step a selection and four more passes over the weights: on a CPU .4 of a dense step for the FCN at batch
+    128, little for convolutions (``docs/performance.md``). Memory: 5 bytes a weight more than dense training.
 
     Args:
         density: Fraction of the targeted weights that remains, in (0, 1]. Default 0.5: where the paper's curves peak.

@@ -58,7 +58,8 @@ class Force(Method):
         batchnorm: ``training`` (default, the authors' code): statistics of each batch; ``inference``: running statistics.
         ablation: ``none`` (default), ``shuffle`` (each layer's mask is permuted), ``random`` (it is drawn anew with the same
             count) or ``reinit`` (the layer's initial weights are permuted after scoring).
-        min_per_layer: Fewest weights that each layer keeps at every step, against layer collapse, >= 0. Default 0: off.
+        min_per_layer: Fewest weights that each layer keeps at every step (a smaller one keeps all), against layer collapse,
+            >= 0. Default 0: off.
 
     Raises:
         HyperparameterError: A field is out of range.

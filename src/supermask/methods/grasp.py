@@ -62,7 +62,8 @@ class Grasp(Method):
         batchnorm: ``training`` (default, the authors' code): statistics of each batch; ``inference``: running statistics.
         ablation: ``none`` (default), ``shuffle`` (each layer's mask is permuted), ``random`` (it is drawn anew with the same
             count) or ``reinit`` (the layer's initial weights are permuted after scoring).
-        min_per_layer: Fewest weights that each layer keeps, against layer collapse, >= 0. Default 0: off, as in the paper.
+        min_per_layer: Fewest weights that each layer keeps (a smaller one keeps all), against layer collapse, >= 0. Default 0:
+            off, as in the paper.
 
     Raises:
         HyperparameterError: A field is out of range, or would not be used.

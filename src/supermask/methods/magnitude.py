@@ -34,7 +34,7 @@ class Magnitude(Method):
     **Differs:** exact counts instead of a histogram threshold; ``begin`` and ``end`` are progress (step / total_steps), so
     that a schedule survives a change of length; scopes beyond the original's one density for every layer.
 
-    **Cost:** a step takes the product of weight and mask more, an event a selection over all weights: together about a fifth
+    **Cost:** a step takes the product of weight and mask more, an event a selection over all weights: together about a tenth
     of a dense step of the FCN at batch 128, with ``gradual`` (``docs/performance.md``). Memory: 1 byte a weight; during an
     event one more copy of the weights.
 

@@ -77,7 +77,8 @@ class SynFlow(Method):
         input_shape: Shape of one example, without the batch. Default null: that of the data's first batch.
         ablation: ``none`` (default), ``shuffle`` (each layer's mask is permuted), ``random`` (it is drawn anew with the same
             count) or ``reinit`` (the layer's initial weights are permuted after scoring).
-        min_per_layer: Fewest weights that each layer keeps at every step, against layer collapse, >= 0. Default 0: off.
+        min_per_layer: Fewest weights that each layer keeps at every step (a smaller one keeps all), against layer collapse,
+            >= 0. Default 0: off.
 
     Raises:
         HyperparameterError: A field is out of range.

@@ -127,13 +127,13 @@ class Row:
 
     `setting` is what the runs have in common, see `result.json`; None for results of versions that did not write it.
     `epochs` is what was planned, of such results what was trained; `epochs_trained` is less where a schedule ended runs.
-    `accuracy` and `accuracy_best` are None when the metric is another; `metric` always holds it. `density` is remaining
-    over targeted weights (None without targets); `remaining_of_all` counts the weights that were not targeted as
-    remaining. `compression` maps an accounting to 1 - bytes / float32 bytes of the dense model; a dense network has no
-    mask to count, and None there. `machines` are those that trained the runs, as far as is known. `rounds` counts the
-    trainings of a run, None where a result of an earlier version does not tell. `channels` is None unless the method removes
-    channels. `apart` says what tells the row from
-    others of its label.
+    `accuracy` and `accuracy_best` are None when the metric is another; `metric` always holds it. `accuracy_top5` counts a
+    class among the five with the highest scores, None unless there are more than ten. `density` is remaining over targeted
+    weights (None without targets); `remaining_of_all` counts the weights that were not targeted as remaining. `compression`
+    maps an accounting to 1 - bytes / float32 bytes of the dense model; a dense network has no mask to count, and None
+    there. `machines` are those that trained the runs, as far as is known. `rounds` counts the trainings of a run, None
+    where a result of an earlier version does not tell. `channels` is None unless the method removes channels. `apart` says
+    what tells the row from others of its label.
     """
 
     label: str
@@ -148,6 +148,7 @@ class Row:
     threads: tuple[int, ...]
     accuracy: Spread | None
     accuracy_best: Spread | None
+    accuracy_top5: Spread | None
     test_loss: Spread | None
     train_loss: Spread | None
     weights_total: Spread | None
@@ -336,6 +337,7 @@ def _row(group: Sequence[Result]) -> Row:
         threads=tuple(sorted({result["threads"] for result in group})),
         accuracy=spread(lambda result: result["accuracy"]["last"]),
         accuracy_best=spread(lambda result: result["accuracy"]["best"]),
+        accuracy_top5=spread(lambda result: result.get("accuracy_top5")),
         test_loss=spread(lambda result: result["loss"]["test"]),
         train_loss=spread(lambda result: result["loss"]["train"]),
         weights_total=spread(lambda result: result["counts"]["weights_total"]),

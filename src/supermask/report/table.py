@@ -170,8 +170,8 @@ class _Results:
             _Column("test loss", lambda row: form.mean(row.test_loss, form.decimals(4)), "test_loss"),
             _Column("remaining %", lambda row: self.percent(row.density), "remaining"),
         ]
-        if any("accuracy_top5" in quote.cells for quote in self.quotes):
-            columns.insert(2, _Column("top 5 %", lambda _: UNKNOWN, "accuracy_top5"))
+        if any(row.accuracy_top5 for row in self.rows) or any("accuracy_top5" in quote.cells for quote in self.quotes):
+            columns.insert(2, _Column("top 5 %", lambda row: self.percent(row.accuracy_top5), "accuracy_top5"))
         notes = _shares(self.quotes, self.marks)
         if any(self.starred(row) for row in self.rows):
             notes.append(form.ESTIMATED)

@@ -102,7 +102,7 @@ def _literature_line(quote: Quote) -> dict[str, Any]:
 def _quoted_line(quote: Quote) -> dict[str, Any]:
     """A quote under the columns of our rows."""
     cells = quote.to_dict()
-    shared = ["label", "source", "epochs", "n", "accuracy", "accuracy_best", "test_loss", "density"]
+    shared = ["label", "source", "epochs", "n", "accuracy", "accuracy_best", "accuracy_top5", "test_loss", "density"]
     line = {key: cells[key] for key in [*shared, "weights_remaining", "seconds_per_epoch"]}
     # how the source counted bytes is not known
     return _flatten(
@@ -166,7 +166,7 @@ def _grid(lines: Iterable[Mapping[str, Any]]) -> Grid:
 #: The columns of a spread, so that a CSV has the same columns whether or not a value is known.
 _SPREAD_KEYS = ("mean", "low", "high", "std", "n")
 _SPREADS = (
-    *("accuracy", "accuracy_best", "test_loss", "train_loss", "weights_total", "weights_targeted"),
+    *("accuracy", "accuracy_best", "accuracy_top5", "test_loss", "train_loss", "weights_total", "weights_targeted"),
     *("weights_remaining", "density", "remaining_of_all", "seconds_train", "seconds_per_epoch", "peak_memory"),
     *("peak_device_memory", "last", "best", "validation_selected", "validation", "dense", "remaining", "value"),
     *("fraction", "seconds", "epochs_trained", "rounds", "loss", "metric", "full"),
