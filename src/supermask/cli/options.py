@@ -27,6 +27,14 @@ MaybeExperiment = Annotated[
         autocompletion=complete.experiments,
     ),
 ]
+Where = Annotated[
+    list[str],
+    typer.Argument(
+        help="Folders with runs, or experiments (file or name).",
+        metavar="WHERE...",
+        autocompletion=complete.experiments,
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the file: train.epochs=3. May be repeated."),

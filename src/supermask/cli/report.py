@@ -8,17 +8,9 @@ from typing import Annotated
 import typer
 
 from supermask.cli import complete
-from supermask.cli.options import AsJson, Out, Settings
+from supermask.cli.options import AsJson, Out, Settings, Where
 from supermask.errors import ConfigError
 
-Where = Annotated[
-    list[str],
-    typer.Argument(
-        help="Folders with runs, or experiments (file or name).",
-        metavar="WHERE...",
-        autocompletion=complete.experiments,
-    ),
-]
 Format = Annotated[
     str | None, typer.Option("--format", help="text, markdown, latex, csv or json.", autocompletion=complete.formats)
 ]
@@ -32,7 +24,6 @@ Epochs = Annotated[
 ]
 Rank = Annotated[bool, typer.Option("--rank", help="Also a ranking, and which rows cannot be told apart.")]
 PathOf = Annotated[bool, typer.Option("--path", help="Also when weights entered, of methods that record it.")]
-
 Figures = Annotated[
     Path | None,
     typer.Option("--figures", metavar="FOLDER", help="Also draw channels' gates or scales by epoch, as SVG files."),
