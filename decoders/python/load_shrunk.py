@@ -28,7 +28,7 @@ def load(path, model):
     for module, key, after in changes:
         setattr(module, key, after)
     for name, place in places.items():
-        place.data = tensors[name].to(place.device)
+        place.data, place.grad = tensors[name].to(place.device), None
     return dense
 
 
@@ -36,6 +36,8 @@ def check(about, shapes, dense):
     need(about["format"] == 1 and about["patch"]["version"] == 1, "of another version")
     first, aliases, places = {}, {}, {}
     for name, tensor in dense.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, torch.Tensor):
+            continue  # a module's extra state
         if first.setdefault(id(tensor), name) == name:
             places[name] = tensor
         else:

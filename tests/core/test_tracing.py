@@ -140,6 +140,12 @@ def _of(function: Callable[..., Any], *inputs: Tensor, **modules: Any) -> Struct
     return find_structure(Net(function, **(modules or _convs())), inputs or torch.randn(IMAGE))
 
 
+def _written(maps: Tensor, x: Tensor) -> Tensor:
+    """Added to zeros, in place and through a view."""
+    maps.flatten(2).add_(x.flatten(2))
+    return maps
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
@@ -159,6 +165,11 @@ def _of(function: Callable[..., Any], *inputs: Tensor, **modules: Any) -> Struct
         (lambda n, x: n.b(F.layer_norm(n.a(x), [4, 8, 8])), "layer_norm in forward takes its statistics over all"),
         (lambda n, x: n.b(F.group_norm(n.a(x), 1)), "group_norm in forward takes its statistics over all of them"),
         (lambda n, x: n.b(F.pad(n.a(x), (0, 0, 0, 0, 1, 1), "circular")[:, :4]), "pad in forward"),
+        (lambda n, x: n.b(n.a(x).view(torch.int32).view(torch.float32)), "view in forward is not known"),
+        (
+            lambda n, x: n.b(_written(torch.zeros(len(x), 4, 8, 8), n.a(x))),
+            "add in forward writes them into a tensor that",
+        ),
         (lambda n, x: (n.b(n.a(x)), n.a(x)), "are the network's outputs"),
         (lambda n, x: {"maps": n.a(x), "b": n.b(n.a(x))}, "are the network's outputs"),
     ],
@@ -193,6 +204,10 @@ def test_what_keeps_channels_and_why(function: Callable[..., Any], reason: str) 
             False,
         ),
         (lambda n, x: n.b(torch.softmax(n.a(x), 2)), False),
+        (lambda n, x: n.b(F.hardshrink(n.a(x) - 5, 2.0)), False),
+        (lambda n, x: n.b((n.a(x).exp() * 10 > 2).float()), False),
+        (lambda n, x: n.b(n.a(x) * n.a(x).sum().item()), True),
+        (lambda n, x: n.b(n.a(x) + x.sum().item()), False),
         (lambda n, x: n.b(n.n(n.a(x))), False),
         (lambda n, x: n.b(F.pad(n.a(x), (1, 1), value=2.0)), False),
         (lambda n, x: n.b(F.pad(n.a(x), (1, 1, 1, 1))), True),
@@ -282,6 +297,9 @@ def test_refusals() -> None:
         StructureError, match=r"cannot be traced with torch.export: .*data-dependent.*Structure.by_hand"
     ):
         find_structure(branch, torch.zeros(IMAGE))
+    chosen = Net(lambda n, x: n.b(n.a(x)[x[:, 0, 0, 0] > 0]), **_convs())
+    with pytest.raises(StructureError, match=r"index in forward: the shape of its result depends on the values"):
+        find_structure(chosen, torch.zeros(IMAGE))
     with pytest.raises(StructureError, match=r"cannot be traced"):
         find_structure(nn.Conv2d(3, 4, 1), torch.zeros(2, 5, 8, 8))
     model = build("lenet5-caffe")

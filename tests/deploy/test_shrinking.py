@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from supermask.core.groups import ChannelGroup, Structure
 from supermask.deploy import Patch, ShrinkCertificate, shrink
 from supermask.deploy.identity import checksum
 from supermask.deploy.patching import named
-from supermask.errors import PackedFileError, StructureError
+from supermask.errors import PackedFileError, PackError, StructureError
 
 from .smaller import (
     Heads,
@@ -257,6 +258,100 @@ def test_the_certificate() -> None:
         ShrinkCertificate.from_dict({**certificate.to_dict(), "examples": "many"})
     with pytest.raises(PackedFileError, match="it has examples"):
         ShrinkCertificate.from_dict({"examples": 1})
+
+
+class Sigmoids(nn.Module):
+    """Outputs of any size and type; a channel of zeros does not reach the second layer as zero."""
+
+    def __init__(self, scale: complex) -> None:
+        super().__init__()
+        self.a, self.b, self.scale = nn.Linear(4, 8), nn.Linear(8, 3), scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.sigmoid(self.a(x))) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (1e-6, r"allowed is .* \(a thousandth of the largest output\), .* lose their channels: a \(difference"),
+        (1e-6j, r"allowed is .* \(a thousandth of the largest output\)"),
+        (1j, r"allowed is 1e-05 \(tolerance\)"),
+        (0.0, "every output of the model is zero"),
+    ],
+)
+def test_small_and_complex_outputs_hide_no_mistake(scale: complex, message: str) -> None:
+    net = Sigmoids(scale)
+    wrong = Structure.by_hand(net, {"a": {"out": ["a"], "in": ["b"]}})  # it says quiet
+    with pytest.raises(StructureError, match=message):
+        shrink(net, torch.randn(3, 4), structure=wrong, keeps={"a": without(8, 1)}, zero=True)
+
+
+def test_complex_models(tmp_path: Path) -> None:
+    kind = torch.complex128
+    net = nn.Sequential(nn.Linear(4, 8, dtype=kind), nn.Linear(8, 3, dtype=kind))
+    x = torch.randn(3, 4, dtype=torch.complex128)
+    shrunk = shrink(net, x, keeps={"0": without(8, 1, 2)}, zero=True)
+    with pytest.raises(PackError, match="hold no tensors of the type torch.complex128"):
+        shrunk.save(tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+    assert shrunk.certificate.agreement is None
+    assert shrunk.certificate.largest_output > 0
+    assert shrunk.model[1].weight.shape == (3, 6)
+
+
+class Auxiliary(nn.Module):
+    """A second head in training mode, which reads the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.second = (nn.Linear(i, o) for i, o in ((4, 8), (8, 6), (6, 3), (8, 3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.a(x))
+        z = self.c(F.relu(self.b(y)))
+        return z + self.second(y) if self.training else z
+
+
+def test_what_is_read_in_training_mode_only_is_not_forgotten() -> None:
+    net, x = Auxiliary(), torch.randn(3, 4)
+    with pytest.raises(
+        StructureError, match=r"cannot be run in training mode.* their channels: a \(RuntimeError.*; what"
+    ):
+        shrink(net, x, keeps={"a": without(8, 1), "b": without(6, 1)}, zero=True)
+    assert shrink(net, x, keeps={"b": without(6, 1)}, zero=True).model.b.out_features == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tolerance": math.inf}, "tolerance must be a finite number >= 0, got inf"),
+        ({"tolerance": -1.0}, "tolerance must be a finite number >= 0, got -1.0"),
+        ({"tolerance": "1e-5"}, "tolerance must be a finite number >= 0, got '1e-5'"),
+        ({"examples": 0}, "examples must be a whole number >= 1, got 0"),
+    ],
+)
+def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(StructureError, match=message):
+        shrink(small_net(), example(), **options)
+
+
+def test_a_model_that_cannot_be_copied() -> None:
+    net = small_net()
+    with pytest.warns(FutureWarning):
+        torch.nn.utils.weight_norm(net.fc2)
+    with pytest.raises(StructureError, match=r"cannot be copied with copy.deepcopy: .*remove_weight_norm"):
+        shrink(net, example(), keeps={"conv1": without(8, 1)}, zero=True)
+
+
+def test_gradients_of_the_dense_model_do_not_stay() -> None:
+    net = small_net()
+    patch = shrink(net, example(), keeps={"conv1": without(8, 1)}, structure=small_structure(net), zero=True).patch
+    net(example()).sum().backward()
+    patch.apply(net)
+    assert all(parameter.grad is None for parameter in net.parameters())
+    net(example()).sum().backward()
+    assert net.conv1.weight.grad.shape == net.conv1.weight.shape
 
 
 def test_low_precision_is_compared_in_float32() -> None:

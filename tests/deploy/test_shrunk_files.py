@@ -121,6 +121,27 @@ def test_all_kinds_come_back(load: Load, case: str, tmp_path: Path) -> None:
     assert torch.equal(outputs(back.float(), x.float()), outputs(small.float(), x.float()))
 
 
+class Versioned(nn.Linear):
+    """A layer with a state that is no tensor."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        raise AssertionError(state)
+
+
+@pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
+def test_an_extra_state_is_no_tensor_and_gradients_do_not_stay(load: Load, tmp_path: Path) -> None:
+    dense = nn.Sequential(Versioned(4, 8), nn.Linear(8, 3))
+    x = torch.randn(3, 4)
+    small = shrink(dense, x, keeps={"0": without(8, 1)}, zero=True)
+    dense(x).sum().backward()
+    again = load(small.save(tmp_path / "net.safetensors"), dense)
+    assert torch.equal(again(x), small.model(x))
+    assert all(parameter.grad is None for parameter in again.parameters())
+
+
 def test_memory_format_and_device_are_the_models(shrunk: Shrunk, tmp_path: Path) -> None:
     path = shrunk.save(tmp_path / "small.safetensors")
     back = load_shrunk(path, small_net().to(memory_format=torch.channels_last))

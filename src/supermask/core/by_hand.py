@@ -18,7 +18,8 @@ from supermask.errors import StructureError
 _ROLES: Final = get_args(Role)
 _OPTIONS: Final = {"kept": str, "residual": bool, "quiet": bool}
 _NORMS: Final = (_NormBase, nn.GroupNorm, nn.PReLU)
-_FREE: Final = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, *_NORMS)  # no weight of theirs meets a sum
+FREE: Final = (nn.Embedding, nn.LayerNorm, nn.RMSNorm, *_NORMS)
+"""Modules of which no weight meets a sum."""
 
 
 def structure_by_hand(
@@ -36,7 +37,7 @@ def structure_by_hand(
     tensors = {**parameters, **buffers}
     made = tuple(_group(model, tensors, name, parts) for name, parts in groups.items())
     positions = {} if example is None else _positions(model, example)
-    free = {id(p) for m in model.modules() if isinstance(m, _FREE) for p in m.parameters(recurse=False)}
+    free = {id(p) for m in model.modules() if isinstance(m, FREE) for p in m.parameters(recurse=False)}
     return Structure(
         made,
         {name: tuple(p.shape) for name, p in parameters.items()},
@@ -147,15 +148,9 @@ def _positions(model: nn.Module, example: Tensor) -> dict[str, int]:
     positions: dict[str, int] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        if isinstance(module, nn.Linear):
-            times = inputs[0].numel() // module.in_features
-        else:
-            assert isinstance(module, _ConvNd)
-            over, channels = (inputs[0], module.in_channels) if module.transposed else (output, module.out_channels)
-            times = over.numel() // channels
-        positions[names[id(weight)]] = positions.get(names[id(weight)], 0) + times
+        assert isinstance(module, nn.Linear | _ConvNd)
+        name = names[id(module.weight)]
+        positions[name] = positions.get(name, 0) + times_used(module, inputs[0], output)
 
     handles = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Linear | _ConvNd)]
     training = {module: module.training for module in model.modules()}
@@ -173,6 +168,14 @@ def _positions(model: nn.Module, example: Tensor) -> dict[str, int]:
         for handle in handles:
             handle.remove()
     return positions
+
+
+def times_used(module: nn.Linear | _ConvNd, x: Tensor, output: Tensor) -> int:
+    """How often each weight of a layer is used in one call."""
+    if isinstance(module, nn.Linear):
+        return x.numel() // module.in_features
+    over, channels = (x, module.in_channels) if module.transposed else (output, module.out_channels)
+    return over.numel() // channels
 
 
 def _close(word: object, known: Collection[str]) -> str:

@@ -206,14 +206,19 @@ def _pointwise(walk: Walk, call: Call) -> Carried:
 
 def _gives_zero(call: Call, zero: Sequence[bool]) -> bool:
     """Whether an operation gives zero where these of its tensors are, whatever the others are."""
+    if not any(zero):  # a threshold may lie beyond all probes
+        return False
     for probe, condition in _PROBES:
         number = itertools.count()
 
         def fill(item: Any, probe: float = probe, condition: bool = condition, number: Any = number) -> Any:
-            if isinstance(item, fx.Node) and isinstance(value := item.meta.get("val"), Tensor):
+            value = item.meta.get("val") if isinstance(item, fx.Node) else None
+            if isinstance(value, Tensor):
                 index = next(number)
                 other = condition if value.dtype == torch.bool else probe * (1 + 0.37 * index)
                 return torch.full((1,), 0.0 if zero[index] else other).to(value.dtype)
+            if isinstance(item, fx.Node):  # a number that is taken out of a tensor
+                return condition if isinstance(value, torch.SymBool) else probe
             if isinstance(item, list | tuple):
                 return [fill(part) for part in item]
             return item
@@ -232,7 +237,9 @@ def _gives_zero(call: Call, zero: Sequence[bool]) -> bool:
 def _moved(walk: Walk, call: Call) -> Carried | tuple[Carried, ...]:
     """Do to the units what the operation does to the elements."""
     first, *others = list(flat(call.arguments))
-    if others and not call.name.endswith("_as"):
+    if (
+        others and not call.name.endswith("_as")
+    ) or "dtype" in call.arguments:  # the latter: other numbers, the same bytes
         return unknown(walk, call)
     lanes: list[list[Lane]] = [[] for _ in call.shapes]
     for lane in first.lanes:

@@ -181,7 +181,12 @@ class _Tracer:
             return
         results = _results(node)
         if not results:
-            return  # an assertion
+            return  # an assertion, or a number
+        if not all(type(size) is int for result in results for size in result.shape):
+            raise StructureError(
+                f"{self._where(node)}: the shape of its result depends on the values of the input, so the model cannot be "
+                "traced; change that, or name the channel groups by hand: Structure.by_hand(model, {...})"
+            )
         call = self._described(node, results)
         carried = self.walk.run(call)
         self.carried[node] = carried
@@ -199,11 +204,10 @@ class _Tracer:
             self._note(node, position, _operation(call.name), module, _window(call), path or node.name)
 
     def _described(self, node: fx.Node, results: Sequence[Tensor]) -> Call:
-        target = node.target
+        target, name = node.target, _name(node)
         path, kind = _module(node)
         if isinstance(target, torch._ops.OpOverload):
             schema = target._schema
-            name = schema.name.split("::")[1]
             given = dict(zip((argument.name for argument in schema.arguments), node.args)) | dict(node.kwargs)
             defaults = {
                 argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()
@@ -211,14 +215,15 @@ class _Tracer:
             arguments = {
                 argument.name: given.get(argument.name, defaults.get(argument.name)) for argument in schema.arguments
             }
-            if _writes(node):
-                name = name.removesuffix("_")
         else:
-            name, arguments = getattr(target, "__name__", str(target)), {"args": node.args, **node.kwargs}
-        where = f"{name} in {path}" if path else f"{name} in forward"
+            arguments = {"args": node.args, **node.kwargs}
         layer = path if kind.startswith("torch.nn.") else ""
         resolved = {key: self._resolved(item) for key, item in arguments.items()}
-        return Call(node, name, resolved, tuple(tuple(result.shape) for result in results), where, layer)
+        return Call(node, name, resolved, tuple(tuple(result.shape) for result in results), self._where(node), layer)
+
+    def _where(self, node: fx.Node) -> str:
+        """For the user: the operation and its layer."""
+        return f"{_name(node)} in {_module(node)[0] or 'forward'}"
 
     def _resolved(self, item: Any) -> Any:
         if isinstance(item, fx.Node):
@@ -229,11 +234,17 @@ class _Tracer:
 
     def _overwrite(self, base: fx.Node, node: fx.Node, carried: Any, position: int) -> None:
         """After an operation in place, its argument, and all that share memory with it, hold the result."""
-        result = next(flat(carried))
+        result, units = next(flat(carried)), self.walk.units
         loud = any(lane.loud for lane in result.lanes)
         for other, root in list(self.root.items()):
             if root is self.root[base] and isinstance(before := self.carried.get(other), Carried):
                 lanes = tuple(replace(lane, loud=lane.loud or loud) for lane in before.lanes)
+                held = [units.find(lane.ids).ravel() for lane in lanes]
+                for lane in result.lanes if other is not base else ():
+                    if not np.isin(units.find(lane.ids), np.concatenate([*held, np.zeros(0, np.int64)])).all():
+                        self.walk.keep(
+                            [lane], f"{self._where(node)} writes them into a tensor that has no channels there"
+                        )
                 self.carried[other] = replace(
                     before,
                     lanes=lanes,
@@ -420,6 +431,14 @@ def _results(node: fx.Node) -> list[Tensor]:
 def _shape(node: fx.Node) -> Shape:
     results = _results(node)
     return tuple(results[0].shape) if results else ()
+
+
+def _name(node: fx.Node) -> str:
+    """Name of an operation, without the underscore of those in place."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return getattr(node.target, "__name__", str(node.target))
+    name = node.target._schema.name.split("::")[1]
+    return name.removesuffix("_") if _writes(node) else name
 
 
 def _writes(node: fx.Node) -> bool:

@@ -150,6 +150,20 @@ def compare(reference: nn.Module, other: nn.Module, example: Inputs, examples: i
     return Comparison(number, drawn, max(_difference(a, b) for a, b in pairs), largest, _agreement(pairs))
 
 
+def failure_in_training(reference: nn.Module, other: nn.Module, example: Inputs) -> str:
+    """Why the second of two modules cannot be run on an example in training mode; empty if it can, or if neither can."""
+    try:
+        wanted = _outputs(reference, example, training=True)
+    except _FAILURES:
+        return ""
+    try:
+        got = _outputs(other, example, training=True)
+    except _FAILURES as error:
+        return _first(error)
+    first, second = ([tuple(out.shape) for out in outs] for outs in (wanted, got))
+    return "" if first == second else f"its outputs have the shapes {second}, not {first}"
+
+
 def checksum(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of named tensors: for each, in the order of their names, ``name type shape`` and a line feed, then its bytes."""
     total = hashlib.sha256()
@@ -170,15 +184,16 @@ def _random_like(example: Inputs, examples: int) -> list[Inputs]:
 def _drawn(like: Tensor, generator: torch.Generator) -> Tensor:
     if like.dtype == torch.bool:
         return like
-    if like.is_floating_point():
-        return torch.randn(like.shape, generator=generator).to(like)
+    if like.is_floating_point() or like.is_complex():
+        kind = torch.complex64 if like.is_complex() else torch.float32
+        return torch.randn(like.shape, generator=generator, dtype=kind).to(like)
     low, high = int(like.min()), int(like.max())
     return torch.randint(low, high + 1, like.shape, generator=generator).to(like)
 
 
-def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """Every tensor that a copy of the model gives, in evaluation mode; the model and the generators are as before."""
-    model = copy.deepcopy(model).eval()
+def _outputs(model: nn.Module, inputs: Inputs, *, training: bool = False) -> list[Tensor]:
+    """Every tensor that a copy of the model gives; the model and the generators are as before."""
+    model = copy.deepcopy(model).train(training)
     if any(parameter.dtype in _LOW for parameter in model.parameters()):
         model = model.float()
     given = [x.float() if x.dtype in _LOW else x.clone() for x in inputs]
@@ -217,12 +232,13 @@ def _difference(a: Tensor, b: Tensor) -> float:
         return math.inf
     if not a.numel():
         return 0.0
-    gap = float((a.double() - b.double()).abs().max())
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    gap = float((a.to(wide) - b.to(wide)).abs().max())
     return gap if math.isfinite(gap) else math.inf
 
 
 def _agreement(pairs: list[tuple[Tensor, Tensor]]) -> float | None:
-    if any(a.shape != b.shape or a.dim() != 2 for a, b in pairs):
+    if any(a.shape != b.shape or a.dim() != 2 or a.is_complex() for a, b in pairs):
         return None
     return float(torch.cat([a.argmax(1) == b.argmax(1) for a, b in pairs]).double().mean())
 

@@ -134,7 +134,7 @@ class Patch:
                     raise StructureError(f"{name}: {key} is {value!r}, the patch is for {before}; {other}")
 
     def apply(self, model: nn.Module, tensors: Mapping[str, Tensor] | None = None) -> None:
-        """Make a dense model the shrunk one, in place. Parameters stay the same objects, in the same order.
+        """Make a dense model the shrunk one, in place. Parameters stay the same objects, in the same order, without gradients.
 
         Args:
             model: The dense one.
@@ -153,6 +153,8 @@ class Patch:
                 setattr(modules[name], key, after)
         for name, value in tensors.items():
             found[name].data = laid_out(value, found[name])
+        for parameter in model.parameters():
+            parameter.grad = None
         for module in modules.values():
             if isinstance(module, nn.RNNBase):
                 module.flatten_parameters()

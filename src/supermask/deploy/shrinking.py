@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -19,12 +19,13 @@ from torch.optim import Optimizer
 from supermask.core.budget import costs_of
 from supermask.core.groups import ChannelGroup, Keeps, Member, Structure
 from supermask.core.tracing import find_structure
-from supermask.deploy.identity import Comparison, ShrinkCertificate, checksum, compare
+from supermask.deploy.identity import Comparison, ShrinkCertificate, checksum, compare, failure_in_training
 from supermask.deploy.patching import Patch, make_patch, named
 from supermask.deploy.transferring import transfer
 from supermask.errors import StructureError
 
 Follows = Mapping[str, str]
+_SMALL: Final = 1e-3  # of the largest output, a difference that no rounding makes
 _SHOWN: Final = 8  # channels, groups or attributes that a message lists
 
 
@@ -129,8 +130,9 @@ def shrink(
         follows: ``module.attribute`` -> group name: a whole number of your own module that shrinks with the group's
             channels, such as ``{"attention.heads": "attention.query"}``. Attributes of torch's modules follow by
             themselves.
-        tolerance: Largest difference of an output that rounding may make, >= 0.
-        examples: At least so many random inputs are compared.
+        tolerance: Largest difference of an output that rounding may make, >= 0; a thousandth of the largest output if that
+            is less.
+        examples: At least so many random inputs are compared, >= 1.
 
     Returns:
         The smaller model with its patch and certificate. ``requires_grad``, ties, training mode, order of parameters,
@@ -138,8 +140,11 @@ def shrink(
 
     Raises:
         StructureError: The model is not plain or has another structure; a channel is not zero, or its removal changes the
-            outputs; a module cannot be made smaller. The message names the group or the module.
+            outputs; all outputs are zero, so that nothing can be compared; the smaller model runs in evaluation mode, but
+            not in training mode as the model does; a module cannot be made smaller. The message names the group or the
+            module.
     """
+    _check_options(tolerance, examples)
     if keeps is not None and masks is not None:
         raise StructureError("keeps and masks both say which channels remain; give one of them")
     for name, module in model.named_modules():
@@ -158,18 +163,37 @@ def shrink(
     keeps = {name: keep for name, keep in keeps.items() if not bool(keep.all())}
     reference = model
     if zero:
-        reference = copy.deepcopy(model)
+        reference = _copied(model)
         _set_zero(structure, named(reference), keeps)
         tensors = {name: tensor.detach() for name, tensor in named(reference).items()}
     _check_silent(structure, tensors, _norms(model), keeps)
     patch = make_patch(model, structure, keeps, follows or {})
-    small = copy.deepcopy(model)
+    small = _copied(model)
     patch.apply(small)
     inputs = example if isinstance(example, tuple) else (example,)
     found = compare(reference, small, inputs, examples)
-    if not found.max_difference <= tolerance:
-        broken = list(_breaking(reference, inputs, examples, tolerance, structure, keeps, follows or {}))
+    if keeps and found.largest == 0:
+        raise StructureError(
+            "every output of the model is zero, so that a comparison with the smaller model says nothing; give its last "
+            "layer other values first"
+        )
+
+    def changed(smaller: nn.Module) -> str:
+        other = compare(reference, smaller, inputs, examples)
+        return "" if _within(other, tolerance) else other.failure or f"difference {other.max_difference:.3g}"
+
+    if not _within(found, tolerance):
+        broken = list(_breaking(reference, structure, keeps, follows or {}, changed))
         raise StructureError(_why(found, tolerance, broken) + _hint(model, structure, keeps, follows or {}))
+    if failure := failure_in_training(reference, small, inputs) if keeps else "":
+        broken = list(
+            _breaking(reference, structure, keeps, follows or {}, lambda m: failure_in_training(reference, m, inputs))
+        )
+        raise StructureError(
+            "the smaller model gives the same outputs in evaluation mode, but cannot be run in training mode, as the model "
+            f"can: {failure}{_alone(broken)}; what forward() does in training mode only is not followed: take that part off "
+            "the model, or keep the channels"
+        )
     certificate = ShrinkCertificate(
         reference=f"the plain model, {'set to zero' if zero else 'zero'} where channels were removed",
         examples=found.examples,
@@ -203,6 +227,30 @@ def shrink(
         macs=counts.get("macs"),
         _sources=tuple((weakref.ref(parameter), name) for name, parameter in model.named_parameters()),
     )
+
+
+def _check_options(tolerance: float, examples: int) -> None:
+    number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
+    if not number or not 0 <= tolerance < math.inf:
+        raise StructureError(f"tolerance must be a finite number >= 0, got {tolerance!r}")
+    if not isinstance(examples, int) or isinstance(examples, bool) or examples < 1:
+        raise StructureError(f"examples must be a whole number >= 1, got {examples!r}")
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        first = str(error).partition("\n")[0]
+        raise StructureError(
+            f"the model cannot be copied with copy.deepcopy: {first}; if it has torch.nn.utils.weight_norm, take that off "
+            "first with torch.nn.utils.remove_weight_norm(module)"
+        ) from error
+
+
+def _within(found: Comparison, tolerance: float) -> bool:
+    """Whether outputs differ by rounding alone."""
+    return found.max_difference <= min(tolerance, _SMALL * found.largest)
 
 
 def _check_fit(model: nn.Module, structure: Structure) -> None:
@@ -293,15 +341,9 @@ def _check_silent(structure: Structure, tensors: Mapping[str, Tensor], norms: fr
 
 
 def _breaking(
-    reference: nn.Module,
-    inputs: tuple[Tensor, ...],
-    examples: int,
-    tolerance: float,
-    structure: Structure,
-    keeps: Keeps,
-    follows: Follows,
+    reference: nn.Module, structure: Structure, keeps: Keeps, follows: Follows, failure: Callable[[nn.Module], str]
 ) -> Iterator[str]:
-    """The groups whose removal alone changes the outputs, or cannot be run."""
+    """The groups whose removal alone gives a model with a failure, each with that."""
     for name, keep in keeps.items():
         small = copy.deepcopy(reference)
         try:
@@ -309,9 +351,8 @@ def _breaking(
         except StructureError as error:
             yield f"{name} ({error})"
             continue
-        found = compare(reference, small, inputs, examples)
-        if not found.max_difference <= tolerance:
-            yield f"{name} ({found.failure or f'difference {found.max_difference:.3g}'})"
+        if why := failure(small):
+            yield f"{name} ({why})"
 
 
 def _why(found: Comparison, tolerance: float, broken: list[str]) -> str:
@@ -320,14 +361,23 @@ def _why(found: Comparison, tolerance: float, broken: list[str]) -> str:
     elif found.max_difference == math.inf:
         what = "the smaller model gives outputs of other shapes, or the outputs are not finite"
     else:
+        small = _SMALL * found.largest
+        allowed = (
+            f"{tolerance:g} (tolerance)" if tolerance <= small else f"{small:.3g} (a thousandth of the largest output)"
+        )
         what = (
             f"the smaller model gives other outputs: the largest difference is {found.max_difference:.3g}, allowed is "
-            f"{tolerance:g} (tolerance), the largest output is {found.largest:.3g}"
+            f"{allowed}, the largest output is {found.largest:.3g}"
         )
-    if not broken:
-        return f"{what}; no group alone does it, so the differences may be rounding that adds up"
+    return what + (_alone(broken) or "; no group alone does it, so the differences may be rounding that adds up")
+
+
+def _alone(broken: list[str]) -> str:
+    """Which groups alone do it."""
     more = f" and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-    return f"{what}; it is so when only these groups lose their channels: {', '.join(broken[:_SHOWN])}{more}"
+    return (
+        f"; it is so when only these groups lose their channels: {', '.join(broken[:_SHOWN])}{more}" if broken else ""
+    )
 
 
 def _hint(model: nn.Module, structure: Structure, keeps: Keeps, follows: Follows) -> str:

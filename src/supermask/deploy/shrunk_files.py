@@ -64,7 +64,8 @@ def save_shrunk(
         architecture: Name and options from which the dense model can be built.
 
     Raises:
-        PackError: The name has another ending, or the model is not the one that the patch makes.
+        PackError: The name has another ending, the model is not the one that the patch makes, or it has a type that the
+            format lacks.
         MissingExtraError: The package ``safetensors`` is not installed.
     """
     try:
@@ -85,7 +86,11 @@ def save_shrunk(
     stored = {name: tensor.clone() for name, tensor in tensors.items()}
     values = (FORMAT, patch.to_dict(), certificate.to_dict(), checksum(stored), architecture)
     text = json.dumps(dict(zip(_SECTIONS, values, strict=True)), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    atomic_write(path, save(stored, metadata={KEY: text}))
+    try:
+        content = save(stored, metadata={KEY: text})
+    except KeyError as error:
+        raise PackError(f"safetensors files hold no tensors of the type {error}") from error
+    atomic_write(path, content)
     return path
 
 

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from supermask.core.budget import CountedCost, counted
+from supermask.core.by_hand import FREE, times_used
 from supermask.core.groups import Structure
 from supermask.errors import MaskError, StructureError
 
@@ -18,10 +19,6 @@ CONVENTION: Final = (
     "multiply-accumulates of the weights of convolutions and linear layers for a batch of one; zero padding counts, "
     "biases, normalisation, activations and pooling do not"
 )
-_FORWARD: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_COUNTED: Final = (nn.Linear, *_FORWARD, *_TRANSPOSED)
-_FREE: Final = (nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)  # no weight of theirs meets a sum
 _FAILURES: Final = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError)
 
 
@@ -52,9 +49,10 @@ def macs(model: nn.Module, input_shape: Sequence[int], masks: Mapping[str, Tenso
     positions: dict[nn.Module, int] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        positions[module] = positions.get(module, 0) + _positions(module, inputs[0], output)
+        assert isinstance(module, nn.Linear | _ConvNd)
+        positions[module] = positions.get(module, 0) + times_used(module, inputs[0], output)
 
-    handles = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, _COUNTED)]
+    handles = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Linear | _ConvNd)]
     try:
         failure = _show_one_example(model, input_shape)
     finally:
@@ -133,16 +131,6 @@ def _remaining_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[in
     return remaining
 
 
-def _positions(module: nn.Module, x: Tensor, output: Tensor) -> int:
-    """How often each weight is used in one call."""
-    if isinstance(module, nn.Linear):
-        return x.numel() // module.in_features
-    if isinstance(module, _TRANSPOSED):
-        return x.numel() // module.in_channels
-    assert isinstance(module, _FORWARD)
-    return output.numel() // module.out_channels
-
-
 def _show_one_example(model: nn.Module, input_shape: Sequence[int]) -> str | None:
     """Run the model on zeros, without a trace in its modes or in torch's generators; why it failed, if it did."""
     first = next(model.parameters(), torch.empty(0))
@@ -163,5 +151,5 @@ def _show_one_example(model: nn.Module, input_shape: Sequence[int]) -> str | Non
 def _used_otherwise(model: nn.Module, positions: Mapping[nn.Module, int]) -> str:
     """Names of the weights (parameters of two or more dimensions) that the hooks did not see at work."""
     seen = {id(module.weight) for module in positions}
-    seen |= {id(p) for m in model.modules() if isinstance(m, _FREE) for p in m.parameters(recurse=False)}
+    seen |= {id(p) for m in model.modules() if isinstance(m, FREE) for p in m.parameters(recurse=False)}
     return ", ".join(name for name, p in model.named_parameters() if p.dim() > 1 and id(p) not in seen)
