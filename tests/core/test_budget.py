@@ -65,6 +65,12 @@ def test_the_header_of_the_dense_file_is_exact_and_the_longest() -> None:
     assert header_bytes(structure, keeps_of(structure, {"conv1": 1})) <= header_bytes(structure)
 
 
+@pytest.mark.parametrize("kind", [torch.complex64, torch.float64, torch.bfloat16])
+def test_the_header_of_other_types(kind: torch.dtype) -> None:
+    net = nn.Linear(4, 3, dtype=kind)
+    assert costs_of(Structure.by_hand(net, {}))["bytes"]({}) == len(save(net.state_dict()))
+
+
 def test_a_group_on_two_axes_and_two_writers() -> None:
     structure = added(8, 5)
     costs = costs_of(structure)
@@ -156,6 +162,12 @@ def test_the_reason_of_a_budget_that_cannot_be_counted() -> None:
         BudgetError, match="no channel group may lose a channel .head: its channels are the model's output"
     ):
         check_feasible(Structure((kept,), {"w": (5,)}, {}, {}), (), {"params": lambda keeps: 5.0}, {"params": 0.5})
+
+
+def test_nothing_to_choose_from_is_refused() -> None:
+    structure = chain(WIDTHS)
+    with pytest.raises(BudgetError, match="no channel group may lose a channel"):
+        project(structure, [], {}, {}, costs_of(structure), {"params": 0.5})
 
 
 def test_channels_of_other_groups_can_be_too_many_already() -> None:

@@ -422,3 +422,12 @@ def test_the_generated_table_of_architectures():
     assert table["Conv4"]["convolutions"] == "64, 64, pool, 128, 128, pool"
     batchnorm = {label: row["batch norm"] for label, row in table.items() if "ResNet" in label}
     assert list(batchnorm.values())[:7] == [1_600, 2_400, 3_200, 4_000, 4_800, 4_288, 8_320]
+
+
+@pytest.mark.parametrize("name", [f"structured/table-{number}" for number in (1, 3, 4, 6)])
+def test_the_stem_stays_whole_where_blocks_begin_with_batch_norm(name):
+    for label, spec in first_seed(name).items():
+        method = spec.config().method
+        if method.name in ("maskconvnet", "network-slimming"):
+            stem = spec.sections["model"]["name"] in ("resnet164", "wrn-28-10")
+            assert method.whole == (("conv1",) if stem else ()), label

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from supermask import data
 from supermask.core.arrays import load_arrays, save_arrays
 from supermask.core.groups import Structure
 from supermask.errors import CheckpointError, ConfigError, RunError, StructureError
 from supermask.lab import channels
 from supermask.lab.channels import ChannelHistory, budget_of, trace
+from supermask.lab.metrics import MetricsFile
 from supermask.lab.plan import expand
 from supermask.lab.runner import Job, Runner
 from supermask.lab.store import read_channels, read_metrics, read_result, run_folder
+from supermask.lab.train import Trainer
 from supermask.measure.latency_table import LatencyTable
 from supermask.methods.dense import Dense
 from supermask.methods.mask_conv_net import MaskConvNet
@@ -251,3 +254,48 @@ def test_a_damaged_file_of_values_is_told(tmp_path):
     folder.channels.write_bytes(b"none")
     with pytest.raises(RunError, match=r"channels\.safetensors: damaged"):
         read_channels(folder)
+
+
+# ---------------------------------------------------------------------- the last accuracy is of the final network
+
+EARLY = {
+    "train.epochs": 40,
+    "train.schedule": {"name": "plateau", "factor": 0.5, "patience": 3, "max_cuts": 1, "start": 0},
+}
+ENDINGS = {
+    "slimming": {"method": {"name": "network-slimming", "budget": {"macs": 0.3}, "fine_tune": False}},
+    "l1": {"method": {"name": "l1-filters", "budget": {"macs": 0.3}, "fine_tune": False}},
+    "maskconvnet": {"method": {"name": "maskconvnet", "budget": {"macs": 0.3}, "interval": 2}},
+    "maskconvnet, early": {
+        **EARLY,
+        "train.optimizer": {"name": "sgd", "lr": 1e-6},
+        "method": {"name": "maskconvnet", "budget": {"macs": 0.3}, "interval": 2},
+    },
+    "slimming, early": {
+        **EARLY,
+        "train.optimizer": {"name": "sgd", "lr": 1e-6},
+        "method": {"name": "network-slimming", "budget": {"macs": 0.3}, "fine_tune": False},
+    },
+}
+
+
+@pytest.mark.parametrize("patch", ENDINGS.values(), ids=ENDINGS)
+def test_the_last_accuracy_is_that_of_the_network_that_is_left(patch, tmp_path):
+    spec = expand(experiment(COMMON | patch))[0]
+    digits = data.load("digits")
+    trainer = Trainer(spec.config(), 0, digits, spec.folder, torch.device("cpu"), MetricsFile(tmp_path / "metrics"))
+    masks = trainer.run()
+    assert trainer.sparsifier.round == 0
+    assert len(trainer.metrics.lines) < 40
+    last = trainer.metrics.lines[-1]
+    assert last["remaining"] == masks.remaining() < masks.total()
+    trainer.model.eval()
+    with torch.no_grad():
+        output = trainer.model(digits.test.x)
+    assert last["test_accuracy"] == int((output.argmax(1) == digits.test.y).sum()) / len(digits.test)
+    assert last["test_loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(output, digits.test.y)), rel=1e-5)
+
+
+def test_the_best_epoch_is_one_that_met_the_budget(masked):
+    assert read_result(masked)["accuracy"]["best_epoch"] == read_metrics(masked)[-1]["epoch"]
+    assert read_metrics(masked)[0]["remaining"] > read_metrics(masked)[-1]["remaining"]

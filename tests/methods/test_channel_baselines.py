@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from supermask.core.budget import fractions
-from supermask.errors import DivergedError, HyperparameterError
+from supermask.errors import AttachError, DivergedError, HyperparameterError, UnsupportedModuleError
+from supermask.methods.bar import BAR
+from supermask.methods.l1_filters import L1Filters
 from supermask.methods.magnitude_channels import MagnitudeChannels
+from supermask.methods.mask_conv_net import MaskConvNet
+from supermask.methods.network_slimming import NetworkSlimming
 from supermask.methods.random_channels import RandomChannels
 
 from .channel_nets import attached, conv_net, counts, train
@@ -108,3 +114,21 @@ def test_diverged_weights_are_named() -> None:
     s.targets[0].parameter.data.fill_(torch.nan)
     with pytest.raises(DivergedError, match="weights of conv1 are not finite"):
         train(s, 1)
+
+
+# ---------------------------------------------------------------------- groups that are left whole
+
+
+@pytest.mark.parametrize("method", [BAR, L1Filters, MagnitudeChannels, MaskConvNet, NetworkSlimming, RandomChannels])
+def test_groups_can_be_left_whole(method: Any) -> None:
+    made = method(whole=("*1",))
+    s = attached(made, conv_net(4, 5, 6))
+    assert [group.name for group in s.groups] == ["conv2", "conv3"]
+    assert all(not target.name.startswith("conv1.") for target in s.targets)
+    with pytest.raises(UnsupportedModuleError, match="conv1: left whole, as asked for"):
+        attached(method(whole=("conv*",)), conv_net(4))
+    with pytest.raises(AttachError, match="whole has 'stem', which matches no group of channels; there are conv1"):
+        attached(method(whole=("stem",)), conv_net(4))
+    for wrong in ("conv1", ("",), [1]):
+        with pytest.raises(HyperparameterError, match="whole must be a tuple of names or globs"):
+            method(whole=wrong)

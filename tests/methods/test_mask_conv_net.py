@@ -479,6 +479,8 @@ def test_a_layer_without_an_open_gate(empty: Any, remaining: list[int]) -> None:
     train(s, optimizer, 1)
     assert state(s, "sparsity") == pytest.approx(1.0 - macs(6, 5, len(remaining)) / macs(6, 5, 4))
     masks = s.finalize()
+    (note,) = (note for note in s.notes if "no gate of conv3 is open, so it computes nothing" in note)
+    assert ("one channel" in note) is (empty == "keep-one")
     assert masks["conv3.bias"].nonzero().flatten().tolist() == remaining
     assert not bool(s.model.get_parameter("conv3.weight").any())
 
@@ -558,3 +560,22 @@ def test_a_structure_given_by_hand_is_the_same_as_one_found() -> None:
     given, found = MaskConvNet().attach(model, structure=structure), attached(MaskConvNet())
     assert [t.name for t in given.targets] == [t.name for t in found.targets]
     assert given.structure is structure
+
+
+def test_a_round_is_settled_once_also_when_it_is_resumed() -> None:
+    s = attached()
+    optimizer = bound(s, total_steps=2)
+    train(s, optimizer, 1)
+    before = s.state_dict()
+    s.settle()
+    used, keeps = s.method.results(s)["used/macs"], s.channels()
+    resumed = attached()
+    resumed.model.load_state_dict(s.model.state_dict())
+    resumed.load_state_dict(s.state_dict())
+    for one in (s, resumed):
+        one.settle()
+        assert one.method.results(one)["used/macs"] == used == 1.0
+        assert all(torch.equal(keep, keeps[name]) for name, keep in one.channels().items())
+    resumed.load_state_dict({key: value for key, value in before.items() if key != "settled"})
+    resumed.settle()
+    assert resumed.method.results(resumed)["used/macs"] < 1.0, "an older state does not say that it is"

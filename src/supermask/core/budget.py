@@ -211,7 +211,7 @@ def header_bytes(structure: Structure, keeps: Keeps | None = None) -> int:
         The length's eight bytes, and the header padded to a multiple of eight.
     """
     keeps = keeps or {}
-    kinds = {1: "I8", 2: "F16", 4: "F32", 8: "I64"}
+    kinds = {1: "I8", 2: "F16", 4: "F32", 8: "I64", 16: "C128"}
     names = sorted([*structure.shapes, *structure.buffers])
     names.sort(key=lambda name: -structure.item_bytes.get(name, _FLOAT32))  # as the format's writer does
     offset, entries = 0, {}
@@ -321,10 +321,12 @@ def project(
         Group name -> bool tensor (channels,) on the CPU, for ``groups`` and all groups in ``keeps``.
 
     Raises:
-        BudgetError: One channel of each group is too much already, or the cost of a unit is not known here.
+        BudgetError: There is no group, one channel of each is too much already, or the cost of a unit is not known here.
         DivergedError: A rank is not a number.
     """
     _check_known(structure, costs, budget)
+    if not groups:
+        check_feasible(structure, groups, costs, budget)  # says why there are none
     order = _Order.of(structure, groups, keeps, ranks)
     limits = [(costs[unit], fraction * costs[unit]({}) * _TOLERANCE) for unit, fraction in budget.items()]
 

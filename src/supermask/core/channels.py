@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -47,6 +48,23 @@ def structure_for(
     from supermask.core.tracing import find_structure  # reads graphs, which other methods need not
 
     return find_structure(model, example)
+
+
+def usual_groups(method: Method, structure: Structure) -> tuple[ChannelGroup, ...]:
+    """What methods act on unless they say otherwise, by their fields ``residual`` and ``whole``.
+
+    Raises:
+        AttachError: A glob of ``whole`` matches no group.
+    """
+    for glob in _whole(method):
+        if not any(fnmatchcase(group.name, glob) for group in structure):
+            raise AttachError(
+                f"{method.name}: whole has {glob!r}, which matches no group of channels; there are "
+                f"{', '.join(group.name for group in structure) or 'none'}"
+            )
+    shared = getattr(method, "residual", "inner") == "shared"
+    found = (group for group in structure.removable() if group.quiet and (shared or not group.residual))
+    return tuple(group for group in found if not _left_whole(method, group))
 
 
 def groups_for(
@@ -234,7 +252,7 @@ def filters_and_weights(structure: Structure, group: ChannelGroup) -> tuple[int,
 
 
 def meet_budget(s: Sparsifier, budget: Mapping[str, float], ranks: Mapping[str, Tensor], *, project: bool) -> None:
-    """The end of a round that ends with a budget: note what is used of it without us, then meet it; once.
+    """The end of a round that ends with a budget: note what is used of it without us, then meet it.
 
     What is used before is kept in ``s.state`` as ``used/<unit>``, a fraction of the dense network's cost.
 
@@ -244,8 +262,6 @@ def meet_budget(s: Sparsifier, budget: Mapping[str, float], ranks: Mapping[str, 
         ranks: Group name -> (channels,), higher = kept.
         project: Whether to meet it.
     """
-    if any(key.startswith("used/") for key in s.state):
-        return
     assert s.structure is not None
     keeps = s.channels()
     used = budgets.fractions({unit: s.costs[unit] for unit in budget}, keeps)
@@ -284,9 +300,19 @@ def _unwanted(method: Method, group: ChannelGroup) -> str:
         return group.kept
     if not group.quiet:
         return "a removed channel would not reach its readers as zeros"
+    if _left_whole(method, group):
+        return "left whole, as asked for"
     if group.residual:
         return "a residual stream, which residual: shared takes"
     return f"not what {method.name} acts on"
+
+
+def _whole(method: Method) -> tuple[str, ...]:
+    return getattr(method, "whole", ())
+
+
+def _left_whole(method: Method, group: ChannelGroup) -> bool:
+    return any(fnmatchcase(group.name, glob) for glob in _whole(method))
 
 
 def _check_made_of(structure: Structure, model: nn.Module) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from supermask.core.arrays import ArrayLike
 from supermask.core.budget import Cost, check_feasible, costs_of
-from supermask.core.channels import groups_for, structure_for
+from supermask.core.channels import groups_for, structure_for, usual_groups
 from supermask.core.groups import ChannelGroup, Structure
 from supermask.core.select import promised
 from supermask.core.sparsifier import Sparsifier
@@ -74,12 +74,14 @@ class Method(abc.ABC):
         return []
 
     def channel_groups(self, structure: Structure) -> tuple[ChannelGroup, ...]:
-        """The groups that the method could act on; by its field ``residual``, which is ``inner`` or ``shared``.
+        """The groups that the method could act on; by its fields ``residual``, ``inner`` or ``shared``, and ``whole``.
 
         Only such as can be removed, and whose removed channels reach their readers as zeros.
+
+        Raises:
+            AttachError: ``whole`` has a glob that no group of the structure matches.
         """
-        shared = getattr(self, "residual", "inner") == "shared"
-        return tuple(group for group in structure.removable() if group.quiet and (shared or not group.residual))
+        return usual_groups(self, structure)
 
     def penalty(self, s: Sparsifier) -> Tensor | None:  # noqa: ARG002
         """A differentiable scalar whose gradient is added once per optimizer step, or None."""
@@ -90,6 +92,13 @@ class Method(abc.ABC):
 
     def after_step(self, s: Sparsifier) -> None:  # noqa: B027
         """Weights have moved, ``s.step`` counts this step already; runs under ``no_grad``."""
+
+    def settle(self, s: Sparsifier) -> None:  # noqa: B027
+        """Decide what a round leaves to its end; runs once a round, under ``no_grad``, before the network's last test.
+
+        That is after the last step, or earlier where training ends early. A network that is not trained again must be
+        the final one afterwards: :meth:`next_round` comes too late for the test.
+        """
 
     def next_round(self, s: Sparsifier) -> bool:  # noqa: ARG002
         """Between trainings: prune, rewind, and return True to train again."""
@@ -278,6 +287,16 @@ def check_initializer(method: str, field: str, value: object) -> None:
     """
     if not isinstance(value, Initializer):
         raise HyperparameterError(f"{method}: {field} must be an Initializer, got {value!r}")
+
+
+def check_globs(method: str, field: str, value: object) -> None:
+    """Check that a hyper-parameter is a tuple of globs.
+
+    Raises:
+        HyperparameterError: It is not.
+    """
+    if not isinstance(value, tuple) or not all(isinstance(glob, str) and glob for glob in value):
+        raise HyperparameterError(f"{method}: {field} must be a tuple of names or globs, got {value!r}")
 
 
 def check_choice(method: str, field: str, value: object, choices: tuple[str, ...]) -> None:

@@ -83,6 +83,7 @@ class Sparsifier:
         self._scores: Mapping[str, Tensor] | None = None
         self._binding: Binding | None = None
         self._round_begins = False  # a round may have a length of its own
+        self._settled = False  # in this round
         self._finalized = False
         from supermask.core.method import Method as Base  # imports this module itself
 
@@ -351,6 +352,7 @@ class Sparsifier:
         """
         while True:
             yield self.round
+            self.settle()
             with torch.no_grad():
                 again = self.method.next_round(self)
             if not again:
@@ -358,6 +360,7 @@ class Sparsifier:
             self.round += 1
             self.step = self.method.first_step(self)
             self._round_begins = True
+            self._settled = False
 
     def catch_up(self) -> None:
         """Count the steps that ``GradScaler`` has left out, so that nothing is missed that the method does at a step.
@@ -375,6 +378,16 @@ class Sparsifier:
                 self._after_step()
         finally:
             self.catching_up = False
+
+    def settle(self) -> None:
+        """Let the method decide what it leaves to the end of a round: call it before the last test of a round that ends early.
+
+        After the last of ``total_steps``, and between two rounds, it is done without a call. Again in a round it does nothing.
+        """
+        if not self._settled:
+            self._settled = True
+            with torch.no_grad():
+                self.method.settle(self)
 
     def skip_step(self) -> None:
         """For ``before_step``: let the optimizer move nothing in this step, not even by momentum or decay; it counts."""
@@ -421,6 +434,8 @@ class Sparsifier:
                 for parameter, installed in self._dense_gradients:
                     mask_in_place(parameter, installed.mask)
             self.method.after_step(self)
+        if self.step == self.total_steps:
+            self.settle()
 
     def _bound(self) -> Binding:
         if self._binding is None:
@@ -516,6 +531,7 @@ class Sparsifier:
             "step": self.step,
             "round": self.round,
             "total_steps": self.total_steps,
+            "settled": self._settled,
             "state": {name: tensor.clone() for name, tensor in self.state.items()},
             "notes": list(self.notes),
             "tracked": list(self._tracked),
@@ -530,7 +546,8 @@ class Sparsifier:
         self._check_alive()
         if saved.get("format") != _STATE_FORMAT:
             raise StateError(f"state has format {saved.get('format')!r}; this version reads {_STATE_FORMAT}")
-        if lacking := sorted(self.state_dict().keys() - saved.keys() - {"notes", "tracked"}):  # newer than the format
+        newer = {"notes", "tracked", "settled"}  # than the format
+        if lacking := sorted(self.state_dict().keys() - saved.keys() - newer):
             raise StateError(f"the saved state is damaged: it lacks {', '.join(lacking)}")
         present = {"method": self.method.config(), "targets": [t.name for t in self.targets], "seed": self.seed}
         for key, value in present.items():
@@ -543,6 +560,7 @@ class Sparsifier:
         self.state = self._placed({name: tensor.clone() for name, tensor in saved["state"].items()})
         self.notes = list(saved.get("notes", self.notes))
         self._tracked = list(saved.get("tracked", self._tracked))
+        self._settled = bool(saved.get("settled", False))
         self._set_applied()
 
     def _placed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

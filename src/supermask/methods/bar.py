@@ -15,7 +15,7 @@ from supermask.core.budget import check_budget, fractions
 from supermask.core.channels import Residual, draw_noise, fix_gates, install_gates, meet_budget, used
 from supermask.core.gates import Gate
 from supermask.core.groups import ChannelGroup, Structure
-from supermask.core.method import Method, check_choice, check_flag, check_range
+from supermask.core.method import Method, check_choice, check_flag, check_globs, check_range
 from supermask.core.registry import register
 from supermask.core.sparsifier import Sparsifier
 from supermask.errors import AttachError, HyperparameterError
@@ -64,7 +64,8 @@ class BAR(Method):
     layer by layer, which needs a network of another form. (3) Units beyond volume: A is the saving of one channel of the
     dense network, scaled so that the dense network costs as much as its volume; with several units their terms add up.
     (4) A layer without batch norm is gated at its weights and bias. (5) The unofficial code divides lam by the batch size,
-    and adds a term to distillation; neither is here.
+    and adds a term to distillation; neither is here. (6) It clips gradients with the barrier's in them; here the barrier's is
+    added after clipping, as that of every method.
 
     **Cost:** noise for every channel and a measurement at each step, a few percent of a step of a convolutional network; but
     two or three rounds of training. Memory: three numbers a channel.
@@ -80,6 +81,7 @@ class BAR(Method):
         temperature: The t above, in (0, 1]. Default 2/3: the paper's.
         stretch: The g above, in (0, 1]. Default 0.1: the paper's.
         residual: ``inner`` (default) or ``shared``.
+        whole: Globs on names of channel groups that stay as they are. Default none.
         pretrain: Whether a round with open gates comes first. Default true: the paper's.
         fine_tune: Whether a round with what remains follows. Default true: the unofficial code's.
         end: What happens to gates before that round, unused without it: ``fold`` (default): they are multiplied in, the
@@ -105,6 +107,7 @@ class BAR(Method):
     temperature: float = 2.0 / 3.0
     stretch: float = 0.1
     residual: Residual = "inner"
+    whole: tuple[str, ...] = ()
     pretrain: bool = True
     fine_tune: bool = True
     end: End = "fold"
@@ -125,6 +128,7 @@ class BAR(Method):
             check_choice(self.name, name, getattr(self, name), get_args(choices))
         for name in ("pretrain", "fine_tune", "project"):
             check_flag(self.name, name, getattr(self, name))
+        check_globs(self.name, "whole", self.whole)
 
     @classmethod
     def examples(cls, model: nn.Module) -> tuple[Self, ...]:
@@ -179,21 +183,24 @@ class BAR(Method):
         return self.lam * torch.stack(terms).sum()
 
     def after_step(self, s: Sparsifier) -> None:
-        """During the search draw the next step's noise and measure; at its end meet the budget."""
+        """During the search draw the next step's noise and measure."""
         if self._phase(s.round) == "prune":
             self._look(s, s.progress, s.step)
-            if s.step == s.total_steps:
-                self._meet(s)
+
+    def settle(self, s: Sparsifier) -> None:
+        """At the end of the search meet the budget."""
+        if self._phase(s.round) == "prune":
+            ranks = {name: gate.m for name, gate in s.gates.items()}
+            meet_budget(s, self.budget, ranks, project=self.project)
 
     def next_round(self, s: Sparsifier) -> bool:
-        """After pre-training open the gates; after the search settle them, and fine-tune."""
+        """After pre-training open the gates; after the search fix them, and fine-tune."""
         if self._phase(s.round) == "pretrain":
             for gate in s.gates.values():
                 gate.open()
             self._look(s, 0.0, 0)
             return True
         if self._phase(s.round) == "prune":
-            self._meet(s)
             s.state |= {f"gates/{name}": gate.values() for name, gate in s.gates.items()}
             if self.fine_tune:
                 fix_gates(s, fold=self.end == "fold")
@@ -218,9 +225,6 @@ class BAR(Method):
             limit = (1.0 - way) * _SLACK + way * self.budget[unit]
             height = barrier(spent, self.budget[unit] - _MARGIN, limit, cap=self.cap)
             s.state[f"barrier/{unit}"] = torch.tensor(height, dtype=torch.float64, device=s.targets[0].parameter.device)
-
-    def _meet(self, s: Sparsifier) -> None:
-        meet_budget(s, self.budget, {name: gate.m for name, gate in s.gates.items()}, project=self.project)
 
 
 def _gated(structure: Structure, group: ChannelGroup) -> list[str]:

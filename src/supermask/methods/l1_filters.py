@@ -14,7 +14,7 @@ from supermask.core.budget import check_budget, check_feasible, project
 from supermask.core.channel_ranks import dense_tensors, places, weights_by_channel
 from supermask.core.channels import Residual
 from supermask.core.groups import ChannelGroup
-from supermask.core.method import Method, check_choice, check_flag, check_idle, check_range
+from supermask.core.method import Method, check_choice, check_flag, check_globs, check_idle, check_range
 from supermask.core.registry import register
 from supermask.core.sparsifier import Sparsifier
 from supermask.errors import DivergedError, HyperparameterError
@@ -72,6 +72,7 @@ class L1Filters(Method):
             recipe as it is.
         scope: ``layer`` (default, the paper's) or ``global``; the latter needs a budget, and no recipe.
         residual: ``inner`` (default, the recipes'): channels that residual additions share stay; ``shared``: they can go.
+        whole: Globs on names of channel groups that stay as they are. Default none.
         fine_tune: Whether a second round follows. Default true: the paper's.
 
     Raises:
@@ -86,6 +87,7 @@ class L1Filters(Method):
     budget: Mapping[str, float] | None = field(default=None, hash=False)
     scope: Scope = "layer"
     residual: Residual = "inner"
+    whole: tuple[str, ...] = ()
     fine_tune: bool = True
 
     def __post_init__(self) -> None:
@@ -108,6 +110,7 @@ class L1Filters(Method):
             check_idle(self.name, "recipe", self.recipe, {"*": 0.5}, "set scope to layer")
             if self.budget is None:
                 raise HyperparameterError(f"{self.name}: scope is 'global', which needs a budget to tell how many go")
+        check_globs(self.name, "whole", self.whole)
 
     @classmethod
     def examples(cls, model: nn.Module) -> tuple[Self, ...]:
@@ -123,10 +126,19 @@ class L1Filters(Method):
         for target in s.targets:
             s.install_mask(target)
 
+    def settle(self, s: Sparsifier) -> None:
+        """Remove filters, where no fine-tuning follows."""
+        if not self.fine_tune:
+            self._remove(s)
+
     def next_round(self, s: Sparsifier) -> bool:
-        """After the first round: remove filters."""
-        if s.round > 0:
+        """After the first round: remove filters, if fine-tuning follows."""
+        if s.round > 0 or not self.fine_tune:
             return False
+        self._remove(s)
+        return True
+
+    def _remove(self, s: Sparsifier) -> None:
         assert s.structure is not None
         tensors, ranks, keeps = dense_tensors(s), {}, {}
         for group, fraction in self._chosen(s):
@@ -140,7 +152,6 @@ class L1Filters(Method):
             groups = [group for group in s.groups if group.name in keeps]
             keeps = project(s.structure, groups, {}, ranks, s.costs, self.budget)
         s.set_channels(keeps)
-        return self.fine_tune
 
     def _chosen(self, s: Sparsifier) -> list[tuple[ChannelGroup, float]]:
         """The groups that lose channels, and the fraction of each that remains."""

@@ -13,7 +13,7 @@ from supermask.core.budget import check_budget, project
 from supermask.core.channel_ranks import dense_tensors, places, weights_by_channel
 from supermask.core.channels import Residual
 from supermask.core.groups import ChannelGroup
-from supermask.core.method import Method, check_choice, check_count, check_range
+from supermask.core.method import Method, check_choice, check_count, check_globs, check_range
 from supermask.core.registry import register
 from supermask.core.sparsifier import Sparsifier
 from supermask.errors import DivergedError, HyperparameterError
@@ -48,6 +48,7 @@ class MagnitudeChannels(Method):
         budget: Unit -> fraction of the dense network's cost that may remain, in (0, 1]. Default ``{macs: 0.5}``: ours.
         scope: ``global`` (default): all channels together; ``uniform``: every group keeps the same share.
         residual: ``inner`` (default): channels that residual additions share stay; ``shared``: they can go.
+        whole: Globs on names of channel groups that stay as they are. Default none.
         begin: Progress after which the budget tightens, in [0, 1). Default 0: that of ``magnitude``.
         end: Progress at which it is met, in (begin, 1]. Default 0.75: that of ``magnitude``.
         every: Optimizer steps between events. Default 100: that of ``magnitude``.
@@ -63,6 +64,7 @@ class MagnitudeChannels(Method):
     budget: Mapping[str, float] = field(default_factory=lambda: {"macs": 0.5}, hash=False)
     scope: Scope = "global"
     residual: Residual = "inner"
+    whole: tuple[str, ...] = ()
     begin: float = 0.0
     end: float = 0.75
     every: int = 100
@@ -78,6 +80,7 @@ class MagnitudeChannels(Method):
                 f"{self.name}: begin must be before end, got begin={self.begin!r}, end={self.end!r}"
             )
         check_count(self.name, "every", self.every, "steps")
+        check_globs(self.name, "whole", self.whole)
 
     @classmethod
     def examples(cls, model: nn.Module) -> tuple[Self, ...]:

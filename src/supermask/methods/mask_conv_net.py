@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from supermask.core.budget import check_budget, fractions
 from supermask.core.channels import Residual, draw_noise, filters_and_weights, install_gates, meet_budget, used
 from supermask.core.gates import Empty, Gate
-from supermask.core.method import Method, check_choice, check_count, check_flag, check_range
+from supermask.core.method import Method, check_choice, check_count, check_flag, check_globs, check_range
 from supermask.core.registry import register
 from supermask.core.sparsifier import Sparsifier
 from supermask.errors import HyperparameterError
@@ -56,6 +56,7 @@ class MaskConvNet(Method):
     the code begins its interval anew with each epoch. (4) With several units each has its own pair of multipliers; in the
     code the second metric's multiplier of the variance is by mistake the first one's of the mean. (5) Weight decay of the
     weights is the optimizer's; in the code it is 0 by a misspelt key. (6) The cost is a closed form, not a rebuilt network.
+    (7) ``residual: shared`` has a gate for each channel of each stream; the code ties those of all stages.
     Unknown of the paper, and so ours or the code's: the start, ``mask_decay``, ``warmup`` as a share, ``pool``.
 
     **Cost:** a factor on each gated tensor and some operations on vectors of channels: a few percent of a step of a
@@ -71,6 +72,8 @@ class MaskConvNet(Method):
         mask_decay: Weight decay of m, at least 0. Default 1e-5: the code's; its larger runs had 5e-4.
         residual: ``inner`` (default, the paper's except perhaps for WideResNet): channels that residual additions share stay;
             ``shared``: they have one gate for all layers that add to them.
+        whole: Globs on names of channel groups that stay as they are. Default none; the paper leaves the stem, which is a
+            group of its own, ``[conv1]``, in networks whose blocks begin with batch norm.
         pool: What mean and variance are taken over: ``filter`` (default): each filter's gate counts once; ``weight``: as often
             as the filter has weights; with several units that is for ``params`` alone.
         interval: Optimizer steps between measurements. Default 50: the code's.
@@ -100,6 +103,7 @@ class MaskConvNet(Method):
     warmup: float = 0.1
     mask_decay: float = 1e-5
     residual: Residual = "inner"
+    whole: tuple[str, ...] = ()
     pool: Pool = "filter"
     interval: int = 50
     smoothing: float = 0.9
@@ -134,6 +138,7 @@ class MaskConvNet(Method):
         for name, choices in (("residual", Residual), ("pool", Pool), ("empty", Empty)):
             check_choice(self.name, name, getattr(self, name), get_args(choices))
         check_flag(self.name, "project", self.project)
+        check_globs(self.name, "whole", self.whole)
 
     @classmethod
     def examples(cls, model: nn.Module) -> tuple[Self, ...]:
@@ -189,17 +194,18 @@ class MaskConvNet(Method):
         return torch.stack(terms).sum()
 
     def after_step(self, s: Sparsifier) -> None:
-        """Measure when due; at the end meet the budget."""
+        """Measure when due."""
         if s.step % self.interval == 0:
             self._measure(s)
         self._renew(s)
-        if s.step == s.total_steps:
-            self._meet(s)
 
-    def next_round(self, s: Sparsifier) -> bool:
-        """Meet the budget where training ended early; there is no other round."""
-        self._meet(s)
-        return False
+    def settle(self, s: Sparsifier) -> None:
+        """Meet the budget."""
+        for name, gate in s.gates.items():
+            if not bool((gate.values() > 0.0).any()):
+                kept = "one channel of it" if self.empty == "keep-one" else "all of it"
+                s.note(f"{self.name}: no gate of {name} is open, so it computes nothing; {kept} is kept and counted")
+        meet_budget(s, self.budget, {name: gate.m for name, gate in s.gates.items()}, project=self.project)
 
     def results(self, s: Sparsifier) -> dict[str, Tensor]:
         """``gates/<group>``: every k as learnt; ``used/<unit>``: fraction that the controller alone came to."""
@@ -214,9 +220,6 @@ class MaskConvNet(Method):
             if pressed:
                 summed.add_(wanted - sparsity)
             deviation.copy_(wanted - sparsity + (self.integral * summed).clamp(-wanted, wanted))
-
-    def _meet(self, s: Sparsifier) -> None:
-        meet_budget(s, self.budget, {name: gate.m for name, gate in s.gates.items()}, project=self.project)
 
     def _renew(self, s: Sparsifier) -> None:
         if self.noise > 0.0:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from supermask.core.budget import check_budget, project
 from supermask.core.channels import Residual
 from supermask.core.groups import ChannelGroup, Structure
-from supermask.core.method import Method, check_choice, check_flag, check_idle, check_range
+from supermask.core.method import Method, check_choice, check_flag, check_globs, check_idle, check_range
 from supermask.core.registry import register
 from supermask.core.sparsifier import Sparsifier
 from supermask.errors import DivergedError, UnsupportedModuleError
@@ -60,6 +60,8 @@ class NetworkSlimming(Method):
         initial_scale: What all scales of batch norm are set to before training, above 0; None leaves the model's own, as
             a trained model needs it. Default 0.5: the authors' code.
         residual: ``inner`` (default, the paper's): channels that residual additions share stay; ``shared``: they can go.
+        whole: Globs on names of channel groups that stay as they are. Default none; in pre-activation networks the stem,
+            ``[conv1]``, is read past batch norm, too, and the code leaves it.
         fine_tune: Whether a second round follows. Default true: the paper's.
 
     Raises:
@@ -76,6 +78,7 @@ class NetworkSlimming(Method):
     strength: float = 1e-4
     initial_scale: float | None = 0.5
     residual: Residual = "inner"
+    whole: tuple[str, ...] = ()
     fine_tune: bool = True
 
     def __post_init__(self) -> None:
@@ -88,6 +91,7 @@ class NetworkSlimming(Method):
             check_range(self.name, "initial_scale", self.initial_scale, 0.0, _LARGEST, open_low=True)
         check_choice(self.name, "residual", self.residual, get_args(Residual))
         check_flag(self.name, "fine_tune", self.fine_tune)
+        check_globs(self.name, "whole", self.whole)
 
     @classmethod
     def examples(cls, model: nn.Module) -> tuple[Self, ...]:
@@ -131,10 +135,19 @@ class NetworkSlimming(Method):
             return None
         return self.strength * torch.cat(tuple(scales)).abs().sum()
 
+    def settle(self, s: Sparsifier) -> None:
+        """Remove channels, where no fine-tuning follows."""
+        if not self.fine_tune:
+            self._remove(s)
+
     def next_round(self, s: Sparsifier) -> bool:
-        """After the first round: remove channels."""
-        if s.round > 0:
+        """After the first round: remove channels, if fine-tuning follows."""
+        if s.round > 0 or not self.fine_tune:
             return False
+        self._remove(s)
+        return True
+
+    def _remove(self, s: Sparsifier) -> None:
         assert s.structure is not None
         norms = _norms(s.model)
         scales = {name: norm.weight.detach().abs().to("cpu", torch.float64) for name, norm in norms.items()}
@@ -149,7 +162,6 @@ class NetworkSlimming(Method):
         else:
             threshold = self._threshold(torch.cat(list(scales.values())))
             s.set_channels({name: _above(rank, threshold) for name, rank in ranks.items()})
-        return self.fine_tune
 
     def _threshold(self, scales: Tensor) -> float:
         index = math.floor(len(scales) * (1.0 - self.channel_density) + 1e-9)  # (1 - 0.9) * 1000 is below 100

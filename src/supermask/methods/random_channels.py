@@ -12,7 +12,7 @@ from torch import nn
 from supermask.core.budget import check_budget, project
 from supermask.core.channel_ranks import places
 from supermask.core.channels import Residual
-from supermask.core.method import Method, check_choice
+from supermask.core.method import Method, check_choice, check_globs
 from supermask.core.registry import register
 from supermask.core.sparsifier import Sparsifier
 from supermask.tensors.philox import Stream
@@ -38,6 +38,7 @@ class RandomChannels(Method):
         budget: Unit -> fraction of the dense network's cost that may remain, in (0, 1]. Default ``{macs: 0.5}``: ours.
         scope: ``uniform`` (default): every group keeps the same share; ``global``: any channels.
         residual: ``inner`` (default): channels that residual additions share stay; ``shared``: they can go.
+        whole: Globs on names of channel groups that stay as they are. Default none.
 
     Raises:
         HyperparameterError: A field is out of range.
@@ -50,11 +51,13 @@ class RandomChannels(Method):
     budget: Mapping[str, float] = field(default_factory=lambda: {"macs": 0.5}, hash=False)
     scope: Scope = "uniform"
     residual: Residual = "inner"
+    whole: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_budget(self.name, self.budget)
         check_choice(self.name, "scope", self.scope, get_args(Scope))
         check_choice(self.name, "residual", self.residual, get_args(Residual))
+        check_globs(self.name, "whole", self.whole)
 
     @classmethod
     def examples(cls, model: nn.Module) -> tuple[Self, ...]:
