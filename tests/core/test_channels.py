@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from supermask import Method, Sparsifier
 from supermask.core.budget import project
-from supermask.core.channels import draw_noise, filters_and_weights, fix_gates, install_gates, meet_budget, used
+from supermask.core.channels import draw_noise, filters_and_weights, fix_gates, install_gates, used
 from supermask.core.checks import CHECKS, run_check
 from supermask.core.gates import Gate
 from supermask.core.groups import ChannelGroup, Structure
