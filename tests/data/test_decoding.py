@@ -269,3 +269,11 @@ def test_sets_that_are_too_large_stay_on_the_disk(tree: Path, monkeypatch: pytes
 def test_the_default_number_of_processes() -> None:
     assert Workers().processes == workers.default_processes() >= 1
     assert decoding.FORMAT == 1
+
+
+def test_requests_that_were_not_sent_yet_are_thrown_away_quietly():
+    with workers.Workers(1) as pool:
+        process = workers._start()
+        pool._running.append(process)
+        process.stdin.write("not sent")  # stands in the buffer until the pipe is closed
+    assert process.returncode is not None

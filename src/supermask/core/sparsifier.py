@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from supermask.core.gates import Gate, Gated
 from supermask.core.groups import ChannelGroup, Keeps, Structure
 from supermask.core.masks import Masks, SignedEntry
 from supermask.core.parametrizations import Masked, Scored, Selected, Thresholded
+from supermask.core.saved import STATE_FORMAT, check_saved
 from supermask.core.summary import describe, note_empty_layers, warn_of_a_broken_promise
 from supermask.core.surgery import Surgery, plain_name
 from supermask.core.targets import Target
@@ -30,8 +31,6 @@ from supermask.tensors.scores import wide
 
 if TYPE_CHECKING:
     from supermask.core.method import LossFn, Method
-
-_STATE_FORMAT: Final = 1
 
 
 @final
@@ -524,7 +523,7 @@ class Sparsifier:
         """What has to be saved beside the model's and the optimizer's state dicts for a bitwise equal continuation."""
         self._check_alive()
         return {
-            "format": _STATE_FORMAT,
+            "format": STATE_FORMAT,
             "method": self.method.config(),
             "targets": [target.name for target in self.targets],
             "seed": self.seed,
@@ -544,15 +543,7 @@ class Sparsifier:
             StateError: The state belongs to another method, other hyper-parameters, targets or seed.
         """
         self._check_alive()
-        if saved.get("format") != _STATE_FORMAT:
-            raise StateError(f"state has format {saved.get('format')!r}; this version reads {_STATE_FORMAT}")
-        newer = {"notes", "tracked", "settled"}  # than the format
-        if lacking := sorted(self.state_dict().keys() - saved.keys() - newer):
-            raise StateError(f"the saved state is damaged: it lacks {', '.join(lacking)}")
-        present = {"method": self.method.config(), "targets": [t.name for t in self.targets], "seed": self.seed}
-        for key, value in present.items():
-            if saved[key] != value:
-                raise StateError(f"the saved state was made with {_difference(key, saved[key], value)}")
+        check_saved(saved, self.state_dict())
         total_steps = self.total_steps if saved["total_steps"] is None else saved["total_steps"]  # None: never bound
         if self.total_steps not in (None, total_steps):
             raise StateError(f"the saved state has total_steps={total_steps}, bound is {self.total_steps}")
@@ -605,11 +596,3 @@ class Sparsifier:
     def _check_alive(self) -> None:
         if self._finalized:
             raise StateError("this sparsifier is finalized: its model is a plain module now; attach again to go on")
-
-
-def _difference(key: str, saved: Any, present: Any) -> str:
-    """The first difference between two values, or between two mappings, in words."""
-    if isinstance(saved, Mapping) and isinstance(present, Mapping):
-        name = next(n for n in [*present, *saved] if saved.get(n) != present.get(n))
-        return _difference(f"{key} {name}", saved.get(name), present.get(name))
-    return f"{key} {saved!r}, but here it is {present!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -55,7 +56,8 @@ class Workers:
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 assert pipe is not None
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # what the process had not read yet is thrown away with it
+                    pipe.close()
 
     def work(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         """Do all requests; their numbers and answers in the order in which they are done.

@@ -143,9 +143,8 @@ class DessiLBI(Method):
         for target in s.targets:
             weight = target.parameter
             s.install_mask(target, torch.zeros_like(weight, dtype=torch.bool), applied=False)
-            for key in ("v", "gamma"):
-                dtype = torch.promote_types(weight.dtype, torch.float32)
-                s.state[f"{key}/{target.name}"] = torch.zeros_like(weight, dtype=dtype)
+            kind = torch.promote_types(weight.dtype, torch.float32)
+            s.state |= {f"{key}/{target.name}": torch.zeros_like(weight, dtype=kind) for key in ("v", "gamma")}
         path.begin(s, wide_weights=self.coupling == "direct")
         if self.after == "retrain" and self.rewind_step == 0:
             s.keep_values("start")
