@@ -18,6 +18,7 @@ from supermask.lab.runner import Job, Runner
 from supermask.lab.store import read_metrics, run_folder
 
 from .helpers import assert_same_run, experiment, only_run, run_here
+from .userparts import build
 
 MODEL = {"model": {"name": "userparts:build"}, "train.epochs": 3, "train.batch_size": 128}  # 12 steps an epoch
 KILL_AT = 18  # in the middle of epoch 2
@@ -29,10 +30,8 @@ def built_in_methods():
     return [name for name, cls in methods().items() if cls.__module__.startswith("supermask.")]
 
 
-def section(name, folder):
+def section(name, folder, build=build):
     if name == "fixed-mask":
-        from .userparts import build
-
         masks = methods()[name].examples(build())[0].masks
         folder.mkdir()
         masks.save(folder / "masks.npz")

@@ -332,7 +332,12 @@ def _setting(content: Mapping[str, Any]) -> str:
 def _like(content: Mapping[str, Any]) -> str:
     """What decides the time of an epoch, apart from the method; keys that older versions did not write get their defaults."""
     train, data = content["train"], {"augment": None, "validation": 0} | content["data"]
-    kind = [train["batch_size"], train.get("passes", 1), train.get("precision", "float32")]
+    kind = [
+        train["batch_size"],
+        train.get("passes", 1),
+        train.get("precision", "float32"),
+        train.get("channels_last", False),
+    ]
     return canonical_json([content["model"], data, *kind])
 
 

@@ -48,6 +48,17 @@ def build_model(config: RunConfig, seed: int, folder: Path, device: torch.device
     return model.to(device).train()
 
 
+def lay_out(config: RunConfig, model: nn.Module) -> None:
+    """Bring the tensors of a model into the memory format that the run trains in; their values stay as they are.
+
+    Called after a method was attached: its random scores are the same in every format.
+    """
+    if config.train.channels_last:
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+
+
 def check_fit(config: RunConfig, model: nn.Module, data: DataSet, seed: int) -> bool:
     """Let the plain model see two examples, in evaluation mode; it and torch's generators are left as they were.
 

@@ -109,7 +109,7 @@ def describe_setting(spec: RunSpec, config: RunConfig) -> dict[str, Any]:
         ``setting``: 12 hex digits that the runs share which differ in nothing but the seed: the hash of what the run id
         is made of, without the seed. ``epochs_planned``: of one round. ``conditions``: what two runs must share for
         their training times to be compared: sections ``model`` and ``data`` (values that differ from their defaults,
-        files as hashes), ``batch_size``, ``passes`` and ``precision``.
+        files as hashes), ``batch_size``, ``passes`` and ``precision``, and ``channels_last`` where it is true.
     """
     whole, changed = spec.to_dict(), config.to_sections(defaults=False)
     content = {key: _pick(value, changed[key]) if key in changed else value for key, value in whole.items()}
@@ -124,6 +124,7 @@ def describe_setting(spec: RunSpec, config: RunConfig) -> dict[str, Any]:
             "batch_size": train.batch_size,
             "passes": train.passes,
             "precision": train.precision,
+            **({"channels_last": True} if train.channels_last else {}),
         },
     }
 

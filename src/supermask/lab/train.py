@@ -21,7 +21,7 @@ from supermask.lab.channels import check_removal, describe, trace
 from supermask.lab.config import RunConfig
 from supermask.lab.distill import Objective, alone, plain_state, taught
 from supermask.lab.metrics import MetricsFile
-from supermask.lab.parts import Batch, attach, build_loss, build_metric, build_model, check_fit
+from supermask.lab.parts import Batch, attach, build_loss, build_metric, build_model, check_fit, lay_out
 from supermask.lab.seeds import augment_seed, batch_order, training_seed
 from supermask.lab.step import Step, autocast, grad_scaler, make_step
 from supermask.optim import PlateauRule, Scheduler
@@ -102,6 +102,7 @@ class Trainer:
         self._copy = check_fit(config, self.model, data, seed)  # test batches are parts of the data
         self.traced = trace(config.method, self.model, data.train.batch(slice(0, 2))[0].clone())
         self.sparsifier = attach(config, self.model, seed, _ScoringBatches(self), self.loss, self.traced)
+        lay_out(config, self.model)
         self.optimizer: torch.optim.Optimizer
         self.schedule: Scheduler | PlateauRule
         self.scaler = grad_scaler(config.train, device)
@@ -220,7 +221,9 @@ class Trainer:
 
     def _plain_model(self) -> nn.Module:
         """The run's model as it was drawn, with nothing attached."""
-        return build_model(self.config, self.seed, self.folder, self.device)
+        model = build_model(self.config, self.seed, self.folder, self.device)
+        lay_out(self.config, model)
+        return model
 
     def _rewind(self) -> None:
         """Begin a round where its method rewound to: the epochs and steps before are not trained again.

@@ -91,6 +91,8 @@ class TrainSection:
         precision: "float32", or "bfloat16" or "float16" for torch's autocast while training and testing. Parameters
             stay float32. The loss is scaled for float16, and a step whose gradients are not finite is left out: it
             moves neither weights nor the schedule.
+        channels_last: Keep four-dimensional weights with their channels innermost (torch.channels_last), which convolutions
+            then hand on to what follows them. Often faster; changes results in their last bits.
         clip: Clip gradients; null: do not.
         metric: What the run is judged by: "accuracy" for classes; "mae", "rmse" or "r2" for numbers; or
             ``package.module:function``, called once with all outputs (float32) and targets of a split.
@@ -112,6 +114,7 @@ class TrainSection:
     test_every: int = 1
     passes: int = 1
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = False
     clip: Clip | None = None
     metric: str = "accuracy"
     better: Better | None = None
