@@ -151,8 +151,9 @@ def test_a_budget_that_cannot_be_met_ends_the_run_before_training(tmp_path):
 
 
 def test_a_removal_that_fails_is_told_and_the_run_is_kept(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise StructureError("block.mix cannot be made smaller")
+    def refuse(*args, zero=False, **kwargs):
+        if not zero:  # not the rehearsal
+            raise StructureError("block.mix cannot be made smaller")
 
     monkeypatch.setattr(channels, "shrink", refuse)
     result = read_result(straight(COMMON | {"method": {"name": "random-channels"}, "train.epochs": 1}, tmp_path))
@@ -161,6 +162,22 @@ def test_a_removal_that_fails_is_told_and_the_run_is_kept(tmp_path, monkeypatch)
 
 
 # ---------------------------------------------------------------------- what is attached
+
+
+def test_a_model_with_its_width_in_its_code_is_refused_before_training(tmp_path):
+    outcome = run_here(
+        COMMON | {"model": {"name": "userparts:build_baked"}, "method": {"name": "random-channels"}}, tmp_path
+    )
+    (event,) = outcome.failed
+    assert event.message.startswith("no channel of this model can be taken out, tried before training: ")
+    assert "method.whole" in event.message
+    assert not only_run(tmp_path).metrics.read_text()
+
+
+def test_groups_that_stay_whole_are_not_rehearsed(tmp_path):
+    method = {"name": "random-channels", "whole": ["conv1"]}
+    result = read_result(straight(COMMON | {"model": {"name": "userparts:build_baked"}, "method": method}, tmp_path))
+    assert result["channels"]["shrunk"]["why"] == ""
 
 
 def test_a_paper_form_is_asked_for_a_budget_that_it_does_not_promise():

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import time
 
@@ -55,6 +56,19 @@ class Convolutional(nn.Module):
 def build_convolutional():
     build()
     return Convolutional()
+
+
+class Baked(Convolutional):
+    """The number of its first channels stands in its code."""
+
+    def forward(self, x):
+        x = functional.relu(self.norm(self.conv1(x.view(-1, 1, 8, 8))))
+        x = x.view(len(x), 2, 3, 8, 8).transpose(1, 2).reshape(len(x), 6, 8, 8)
+        return self.out(functional.relu(self.conv2(x)).mean((2, 3)))
+
+
+def build_baked():
+    return Baked()
 
 
 def build_deadly(hidden=24):
@@ -168,3 +182,11 @@ def _kill_at(last):
             os.kill(os.getpid(), signal.SIGKILL)
 
     register_optimizer_step_post_hook(count)
+
+
+def build_crashing(hidden=24):
+    """With the probability that TEST_CRASHES says, this start of a run kills its process in one of the first twelve steps."""
+    draw = random.SystemRandom()
+    if draw.random() < float(os.environ.get("TEST_CRASHES", "0")):
+        _kill_at(draw.randint(1, 12))
+    return Classifier(hidden)

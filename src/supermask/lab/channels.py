@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,27 +46,41 @@ class Traced:
 def trace(method: Method, model: nn.Module, example: Tensor) -> Traced | None:
     """Look at the plain model, for a method that removes channels; None for others.
 
-    A budget of latency is for a batch of one and the threads of this process; layers, the network and one with about half its
-    channels are timed once on each kind of machine, and kept in the cache folder.
+    One channel of every group is taken out of a copy, so that a model that cannot be made smaller is refused now, and not
+    after training. A budget of latency is for a batch of one and the threads of this process; layers, the network and one
+    with about half its channels are timed once on each kind of machine, and kept in the cache folder.
 
     Raises:
-        StructureError: The model cannot be traced.
+        StructureError: The model cannot be traced, or not be made smaller.
         ConfigError: A latency is asked for on another device than the CPU.
     """
     if not method.needs_structure:
         return None
-    structure = find_structure(model, example)
-    if "latency" not in budget_of(method):
-        return Traced(structure, example, None)
-    if example.device.type != "cpu":
+    timed = "latency" in budget_of(method)
+    if timed and example.device.type != "cpu":
         raise ConfigError(
             f"method.budget: latency is measured on the CPU, and this run is on {example.device}; use another unit, or "
             "--device cpu"
         )
+    structure = find_structure(model, example)
+    _rehearse(model, example, structure, method.channel_groups(structure))
+    if not timed:
+        return Traced(structure, example, None)
     table = LatencyTable.measure(model, structure, folder=cache_folder() / "latency")
     half = {g.name: torch.arange(g.channels) < max(1, g.channels // 2 - 1) for g in method.channel_groups(structure)}
     small = shrink(model, example, keeps=half, structure=structure, zero=True).model
     return Traced(structure, example, table.calibrated([({}, model), (half, small)]))
+
+
+def _rehearse(model: nn.Module, example: Tensor, structure: Structure, groups: Iterable[ChannelGroup]) -> None:
+    less = {group.name: torch.arange(group.channels) < group.channels - 1 for group in groups if group.channels > 1}
+    try:
+        shrink(model, example, keeps=less, structure=structure, zero=True, examples=len(example))
+    except StructureError as error:
+        raise StructureError(
+            f"no channel of this model can be taken out, tried before training: {error}; let the method leave its groups alone "
+            "(method.whole, `supermask inspect` names them), or change the module"
+        ) from error
 
 
 def budget_of(method: Method) -> Mapping[str, float]:
