@@ -9,13 +9,14 @@ export OMP_WAIT_POLICY := passive
 # minutes of `make fuzz`
 MINUTES ?= 10
 
-.PHONY: fuzz browser help quickstart kernels sanitize check check-fast format bench clean
+.PHONY: soak fuzz browser help quickstart kernels sanitize check check-fast format bench clean
 
 help:
 	@echo "make quickstart   train a signed supermask and its dense baseline on real data (under 3 minutes)"
 	@echo "make check        format, lint, types, every test, docs; what CI runs"
 	@echo "make check-fast   the same without slow tests (under 5 minutes)"
 	@echo "make kernels      compile the kernels again, in place, after a change of their C sources"
+	@echo "make soak         long tests of faults and scale, up to hours; SOAK_RUNS=20 for a short look"
 	@echo "make fuzz         throw damaged files at every reader of packed files, for MINUTES=10"
 	@echo "make browser      fetch a headless Chromium (66 MB, Linux x86-64, needs npm) for the test of the JavaScript decoder"
 	@echo "make sanitize     the kernels under AddressSanitizer, UndefinedBehaviorSanitizer and, if it is there, valgrind"
@@ -47,6 +48,10 @@ check-fast: kernels
 	$(CHECK)/bin/mypy
 	$(CHECK)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
+soak: export OMP_NUM_THREADS := 1
+soak: kernels
+	$(CHECK)/bin/python -m pytest tests/soak -m soak -s --durations=0
+
 format: $(CHECK)/.installed
 	$(CHECK)/bin/ruff format .
 	$(CHECK)/bin/ruff check --fix .
@@ -77,4 +82,5 @@ $(QUICKSTART)/.installed: pyproject.toml constraints.txt
 $(CHECK)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(CHECK)
 	$(CHECK)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(CHECK)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps trackio
 	touch $@

@@ -95,7 +95,10 @@ def test_methods_do_not_import_each_other() -> None:
             assert not [name for name in _imports(path) if name.startswith("methods")], path.name
 
 
-EXTRAS = ["pydantic", "yaml", "typer", "rich", "safetensors", "sklearn", "scipy", "PIL", "webdataset"]
+EXTRAS = [
+    *("pydantic", "yaml", "typer", "rich", "safetensors", "sklearn", "scipy", "PIL", "webdataset"),
+    *("ray", "submitit", "altair", "vl_convert"),
+]
 
 
 def _loaded(code: str, modules: list[str]) -> list[str]:
@@ -149,6 +152,10 @@ def test_help_loads_nothing_heavy(option: str) -> None:
         "run",
         "plan",
         "report",
+        "search",
+        "reproduce",
+        "watch",
+        "compare",
         "methods",
         "models",
         "data",

@@ -16,6 +16,8 @@
     ├── ConfigError            an experiment file or a command-line setting is wrong                 (also ValueError)
     ├── RunError               a run or its folder is in a state that needs a decision
     │   ├── CheckpointError        a checkpoint is damaged or belongs to something else
+    │   ├── RunHeldError           another process trains the run, or has taken it over
+    │   ├── StoreError             a store of runs elsewhere cannot be read or written
     │   └── DivergedError          the loss or a score is no longer finite
     ├── KernelError            a variant of the compiled kernels is unknown or cannot run here       (also ValueError)
     ├── ProgramError           steps of a sparse program do not fit each other or their input          (also ValueError)
@@ -94,6 +96,14 @@ class RunError(SupermaskError):
 
 class CheckpointError(RunError):
     """A checkpoint is damaged or belongs to another run."""
+
+
+class RunHeldError(RunError):
+    """Another process trains the run, or has taken it over; this one leaves its folder alone."""
+
+
+class StoreError(RunError):
+    """A store of runs elsewhere cannot be read or written, or holds something damaged; the run folders are whole."""
 
 
 class DivergedError(RunError):

@@ -13,7 +13,21 @@ from supermask._version import __version__
 
 from .conftest import Invoke
 
-VERBS = ("run", "plan", "report", "methods", "models", "data", "check", "init", "doctor")
+VERBS = (
+    "run",
+    "plan",
+    "report",
+    "search",
+    "reproduce",
+    "watch",
+    "compare",
+    "methods",
+    "models",
+    "data",
+    "check",
+    "init",
+    "doctor",
+)
 
 
 def test_version(supermask: Invoke) -> None:

@@ -43,6 +43,7 @@ def test_every_verb_has_a_section() -> None:
     assert sorted(EXAMPLES) == [
         "bench",
         "check",
+        "compare",
         "data",
         "doctor",
         "export",
@@ -53,10 +54,13 @@ def test_every_verb_has_a_section() -> None:
         "pack",
         "plan",
         "report",
+        "reproduce",
         "run",
+        "search",
         "shrink",
         "unpack",
         "verify",
+        "watch",
     ]
 
 
@@ -73,16 +77,19 @@ def test_every_verb_has_a_section() -> None:
         ("plan", "TINY"),
         ("report", "RUNS", "--per-layer"),
         ("run", "TINY", "--out", "RUNS"),
+        ("watch", "TINY", "--out", "RUNS"),
+        ("compare", "FIRST", "SECOND"),
     ],
     ids=lambda arguments: arguments[0],
 )
 def test_keys_are_as_documented(arguments: tuple[object, ...], supermask: Invoke, finished: Path) -> None:
-    places = {"TINY": finished / "tiny.yaml", "RUNS": finished / "runs"}
+    first, second, *_ = sorted((finished / "runs" / "tiny").iterdir())
+    places = {"TINY": finished / "tiny.yaml", "RUNS": finished / "runs", "FIRST": first, "SECOND": second}
     result = supermask(*(places.get(str(argument), argument) for argument in arguments), "--json")
     content = json.loads(result.stdout)
     compare(content, EXAMPLES[str(arguments[0])])
     lists = [value for key, value in content.items() if isinstance(value, list) and key != "budgets"]  # there are none
-    assert arguments[0] in ("report", "inspect") or all(lists), "an empty list compares nothing"
+    assert arguments[0] in ("report", "inspect", "compare") or all(lists), "an empty list compares nothing"
 
 
 def test_failures_are_as_documented(supermask: Invoke, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.browser import chromium, environment
 from tests.test_package import _code_lines
 
 from supermask.deploy import read
@@ -135,15 +135,9 @@ def test_javascript_in_node() -> None:
     assert {name: decode(VECTORS / name) for name in some} == {name: EXPECTED[name] for name in some}
 
 
-def browser() -> str:
-    """A Chromium: the one of $SUPERMASK_CHROMIUM, of `make browser`, or of the system."""
-    own = ROOT / ".cache" / "browser" / "chromium"
-    return os.environ.get("SUPERMASK_CHROMIUM") or needed(str(own), "chromium", "chromium-browser", "google-chrome")
-
-
 @pytest.mark.slow
 def test_javascript_in_a_headless_browser(tmp_path: Path) -> None:
-    program = browser()
+    program = chromium()
     answers: list[dict[str, Any]] = []
     done = threading.Event()
 
@@ -177,7 +171,7 @@ def test_javascript_in_a_headless_browser(tmp_path: Path) -> None:
             [program, *flags, f"--user-data-dir={tmp_path / 'profile'}", address],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "LD_LIBRARY_PATH": str(Path(program).parent / "al2023" / "lib")},
+            env=environment(program),
         )
         try:
             assert done.wait(300), f"{program} has not opened the page"

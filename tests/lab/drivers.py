@@ -20,19 +20,23 @@ sys.path.insert(0, {tests!r})
 
 if __name__ == "__main__":
     from lab.helpers import experiment
+    from supermask.lab.executors.shared import Shared
     from supermask.lab.run import run_experiment
 
     def show(event):
         print(event.kind, event.seed, event.message, flush=True)
 
     runs = experiment(json.loads(sys.argv[1]), vary={{"seed": 2}})
-    run_experiment(runs, out=Path(sys.argv[2]), on_event=show, **json.loads(sys.argv[3]))
+    options = json.loads(sys.argv[3])
+    if (seconds := options.pop("shared")) is not None:
+        options["executor"] = Shared(workers=options.pop("workers"), lease_seconds=seconds)
+    run_experiment(runs, out=Path(sys.argv[2]), on_event=show, **options)
 """
 
 
-def start_driver(patch, out, script, *, sleep, workers=2, checkpoint_seconds=60):
-    """A driver of two runs in a process group of its own, as a shell would start it."""
-    options = {"workers": workers, "checkpoint_seconds": checkpoint_seconds}
+def start_driver(patch, out, script, *, sleep, workers=2, checkpoint_seconds=60, shared=None):
+    """A driver of two runs in a process group of its own, as a shell would start it; ``shared``: seconds of its leases."""
+    options = {"workers": workers, "checkpoint_seconds": checkpoint_seconds, "shared": shared}
     script.write_text(DRIVER.format(tests=str(HERE.parent)))
     return subprocess.Popen(
         [sys.executable, str(script), json.dumps(patch), str(out), json.dumps(options)],

@@ -332,7 +332,7 @@ def test_a_model_that_leaves_the_process(tmp_path):
     vary = {"variant": {"leaving": {"model": {"name": "userparts:build_leaving"}}, "good": {}}}
     outcome = run_here({}, tmp_path, vary=vary)
     assert [event.message for event in outcome.failed] == [
-        f"SystemExit: no licence ({HERE / 'userparts.py'}, line 70, in build_leaving)"
+        f"SystemExit: no licence ({HERE / 'userparts.py'}, line 84, in build_leaving)"
     ]
     assert [event.label for event in outcome.done] == ["good"]
 

@@ -395,6 +395,9 @@ SETTINGS = {"kind": "settings", "columns": {"rate": "train.optimizer.lr"}}
         ({"table": {"rank": [0]}}, r"table\.rank: a density must be in \(0, 1\], got 0 \(density is what remains\)"),
         ({"table": {"kind": "literature", "rank": True}}, r"table\.rank: a table of kind 'literature' has no runs to rank"),
         ({"table": {"columns": {"a": "b"}}}, r"table\.columns: only a table of kind 'settings' takes it, .* is 'results'"),
+        ({"table": SETTINGS | {"show": ["best"]}}, r"table\.show: only a table of kind 'results' takes it, .* is 'settings'"),
+        ({"table": {"show": ["worst"]}}, r"table\.show: expected a list, each item 'best' or 'per-layer' or 'path' or 'std'"),
+        ({"table": {"epochs": [0, 5]}}, r"table\.epochs: epochs count from 1, got"),
         ({"table": SETTINGS | {"columns": {"rate": 3}}}, r"table\.columns\.rate: expected text, got 3"),
         ({"table": SETTINGS | {"quoted": {"dense": {"rate": 0.1}}}}, r"table\.quoted\.dense\.rate: expected text, got 0\.1"),
         ({"table": SETTINGS | {"quoted": {"dense": {"rat": "1"}}}},
@@ -416,6 +419,12 @@ def test_what_is_wrong_beside_the_runs(raw, message):
 )  # fmt: skip
 def test_rankings_that_a_file_asks_for(table, rank):
     assert make_experiment({"table": table}).table.rank == rank
+
+
+def test_what_else_a_table_shows():
+    table = make_experiment({"table": {"show": ["best", "std"], "epochs": [40, 20]}}).table
+    assert (table.show, table.epochs) == (("best", "std"), (20, 40))
+    assert (make_experiment({}).table.show, make_experiment({}).table.epochs) == ((), ())
 
 
 # ---------------------------------------------------------------------- plug-ins

@@ -94,7 +94,7 @@ def test_a_gpu_is_not_shared_by_default(tmp_path, monkeypatch):
     assert Cost.of(expand(runs), tmp_path, device="cpu").workers == 7
     assert Cost.of(expand(runs), tmp_path, device="cuda").workers == 1
     started = []
-    monkeypatch.setattr("supermask.lab.run.run_jobs", lambda *_, workers, **__: started.append(workers))
+    monkeypatch.setattr("supermask.lab.executors.processes.run_jobs", lambda *_, workers, **__: started.append(workers))
     for device in ("cpu", "cuda"):
         run_experiment(runs, out=tmp_path, device=device)
     assert started == [7, 1]

@@ -49,7 +49,7 @@ def test_one_failed_and_one_killed_run_among_good_ones(tmp_path):
     assert [event.label for event in outcome.done] == ["first", "last"]
     messages = {event.label: event.message for event in outcome.failed}
     assert messages["broken"] == (
-        f"RuntimeError: this model cannot be built ({HERE / 'userparts.py'}, line 66, in build_broken)"
+        f"RuntimeError: this model cannot be built ({HERE / 'userparts.py'}, line 80, in build_broken)"
     )
     assert messages["deadly"] == "worker killed by signal 9; run the same command to resume"
     assert "training diverged" in messages["diverging"]

@@ -79,7 +79,8 @@ def test_what_a_run_leaves(tmp_path):
     run_here({"method": SIGNED, "train.epochs": 3}, tmp_path, on_event=events.append)
     run = only_run(tmp_path)
     assert {path.name for path in run.path.iterdir()} == {
-        "env.json", "lock", "masks.safetensors", "metrics.jsonl", "result.json", "spec.json", "weights.safetensors",
+        "env.json", "lock", "masks.safetensors", "metrics.jsonl", "result.json", "spec.json", "story.safetensors",
+        "weights.safetensors",
     }  # fmt: skip
     result = json.loads(run.result.read_text())
     metrics = read_metrics(run)

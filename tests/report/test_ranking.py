@@ -15,7 +15,7 @@ from supermask.report.paired import Difference
 from supermask.report.ranking import Ranking
 from supermask.report.summary import summarize
 
-from .results import pair, regression, result
+from .results import pair, regression, result, sparse
 
 
 def runs(label: str, *accuracies: float, remaining: int = 90, **changes: Any) -> list[dict[str, Any]]:
@@ -222,3 +222,21 @@ def test_formats() -> None:
     assert (ranking["class"], ranking["baseline"], ranking["level"]) == (0.1, "dense", 0.95)
     assert [row["label"] for row in ranking["rows"]] == ["dense", "signed-supermask"]
     assert ranking["rows"][1]["difference"]["pairs"] == 3
+
+
+def test_rank_intervals_stand_behind_all_better_and_before_all_worse_rows() -> None:
+    seeds = range(6)
+    scatter = (0.0, 0.001, -0.001, 0.0005, -0.0005, 0.0002)
+    runs = [result(seed=seed, run=f"d{seed}", **{"accuracy.last": 0.95 + scatter[seed]}) for seed in seeds]
+    for label, gain in (("equal", 0.0), ("worst", -0.2), ("best", 0.02)):
+        runs += [
+            sparse(seed, 0.95 + gain - scatter[seed], 90, 10.0, label=label, run=f"{label}{seed}") for seed in seeds
+        ]
+    (ranking,) = module.rank(summarize(runs), runs, classes={"quickstart": ()})
+    assert {line.row.label: line.between for line in ranking.lines} == {
+        "best": (1, 1),
+        "dense": (2, 3),
+        "equal": (2, 3),
+        "worst": (4, 4),
+    }
+    assert ranking.to_dict()["rows"][0]["rank_interval"] == [1, 1]

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from supermask._version import __version__
 from supermask.cli.bench import bench
 from supermask.cli.check import check
+from supermask.cli.compare import compare
 from supermask.cli.data import app as data
 from supermask.cli.doctor import doctor
 from supermask.cli.export import export
@@ -23,10 +24,13 @@ from supermask.cli.output import print_error
 from supermask.cli.pack import pack
 from supermask.cli.plan import plan
 from supermask.cli.report import report
+from supermask.cli.reproduce import reproduce
 from supermask.cli.run import run
+from supermask.cli.search import search
 from supermask.cli.shrink import shrink
 from supermask.cli.unpack import unpack
 from supermask.cli.verify import verify
+from supermask.cli.watch import watch
 from supermask.errors import SupermaskError
 
 WRONG = 2
@@ -85,6 +89,10 @@ _VERBS: tuple[Callable[..., None], ...] = (
     run,
     plan,
     report,
+    search,
+    reproduce,
+    watch,
+    compare,
     methods,
     models,
     inspect,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ class Collected:
         literature: Published numbers that have a table of their own.
         ranked: Experiments whose file asks for a ranking -> classes of remaining weights.
         remarks: Sentences on the whole.
+        abouts: What experiments say of themselves.
     """
 
     results: dict[tuple[Path, str], dict[str, Any]] = field(default_factory=dict)
@@ -47,8 +49,9 @@ class Collected:
     literature: list[Quote] = field(default_factory=list)
     ranked: dict[str, tuple[float, ...]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    abouts: list[str] = field(default_factory=list)
 
-    def figures(self, rows: Sequence[Row]) -> dict[str, str]:
+    def figures(self, rows: Sequence[Row]) -> dict[str, bytes]:
         """File name -> SVG, of the channels' gates or scales from epoch to epoch.
 
         Args:
@@ -62,7 +65,32 @@ class Collected:
 
         folders = {result["run"]: folder for (folder, _), result in self.results.items()}
         values = channel_values(rows, list(self.results.values()), folders)
-        return {"channel-histogram.svg": histogram(values), "channel-removal.svg": removal(values)}
+        return {
+            "channel-histogram.svg": histogram(values).encode(),
+            "channel-removal.svg": removal(values).encode(),
+        }
+
+    def all_figures(self) -> dict[str, bytes]:
+        """File name -> PDF, SVG and PNG of the trade-off and of training, and those of channels where runs recorded these.
+
+        Raises:
+            ConfigError: There is nothing to draw.
+            MissingExtraError: A package of the extra `report` is not installed.
+            RunError: A file of a run is damaged.
+        """
+        from supermask.lab.store import RunFolder
+        from supermask.report.page_figures import figures
+        from supermask.report.page_runs import Source
+
+        folders = {result["run"]: folder for (folder, _), result in self.results.items()}
+        content = self.ranked_content()
+        sources = {run: Source(folder) for run, folder in folders.items()}
+        found = figures(content, list(self.results.values()), sources)
+        if any(RunFolder(folder).channels.exists() for folder in folders.values()):
+            found |= self.figures(content.rows)
+        if not found:
+            raise ConfigError("--figures: there is nothing to draw, as no run here is finished")
+        return found
 
     def content(self, epochs: Sequence[int] = (), *, rank: bool = False, path: bool = False) -> Content:
         """The report's content.
@@ -98,6 +126,17 @@ class Collected:
             missing=len(self.missing),
             remarks=list(dict.fromkeys(self.remarks)),
         )
+
+    def ranked_content(self) -> Content:
+        """The report's content with one ranking of all rows that can be compared, whatever classes the experiments name."""
+        from supermask.report import ranking
+
+        content = self.content()
+        folders = {result["run"]: folder for (folder, _), result in self.results.items()}
+        classes: dict[str, tuple[float, ...]] = {row.experiment: () for row in content.rows}
+        orders = {run: batch_order(folder) for run, folder in folders.items()}
+        rankings = ranking.rank(content.rows, self.results.values(), classes=classes, orders=orders)
+        return replace(content, rankings=rankings)
 
 
 def batch_order(folder: Path) -> str:
@@ -170,19 +209,20 @@ def _steps_of_a_round(result: Mapping[str, Any]) -> int:
 
 
 def collect(places: Sequence[str], settings: Sequence[str], out: Path) -> Collected:
-    """Results of folders and of experiments (their planned runs below `out`), one after the other.
+    """Results of folders, stores and experiments (their planned runs below `out`), one after the other.
 
     Raises:
+        StoreError: A store cannot be read.
         ConfigError: A place is neither, or settings are given for a folder.
     """
     found = Collected()
     for place in places:
-        if Path(place).is_dir():
+        if Path(place).is_dir() or "://" in place:
             if settings:
                 raise ConfigError(
                     f"--set changes an experiment, but {place!r} is a folder with runs; name the experiment"
                 )
-            collect_folder(Path(place), found)
+            collect_folder(_mirrored(place) if "://" in place else Path(place), found)
             continue
         # an experiment's sections need torch, folders do not
         from supermask.lab.load import load_experiment, shipped_experiments
@@ -195,6 +235,14 @@ def collect(places: Sequence[str], settings: Sequence[str], out: Path) -> Collec
         experiment = load_experiment(place, settings=settings)
         collect_planned(experiment, expand(experiment), out, found)
     return found
+
+
+def _mirrored(url: str) -> Path:
+    """A copy of what reports read of the runs in a store; weights and masks are not among it."""
+    from supermask.data.locate import cache_folder
+    from supermask.lab.remote import mirror
+
+    return mirror(url, cache_folder() / "stores")
 
 
 def collect_planned(experiment: Experiment, specs: Sequence[RunSpec], out: Path, found: Collected) -> None:
@@ -236,6 +284,8 @@ def collect_planned(experiment: Experiment, specs: Sequence[RunSpec], out: Path,
         for label, cells in quoted.rows.items()
     ]
     quotes = [*beside, *map(Quote.of, quoted.others)]
+    if experiment.about:
+        found.abouts.append(experiment.about)
     if experiment.changed:
         found.remarks.append(
             f"{experiment.name}: --set changed the experiment; its runs may differ from those of the file, "
@@ -262,22 +312,33 @@ def collect_folder(folder: Path, found: Collected) -> None:
 
     results: dict[Path, dict[str, Any]] = {}
     failures: dict[Path, dict[str, Any]] = {}
-    for path in folder.rglob("failed.json"):
+    places = _places(folder)
+    for path in places["failed.json"]:
         try:
-            failures[path.parent] = read_failure(RunFolder(path.parent))
+            failures[path] = read_failure(RunFolder(path))
         except RunError as error:
-            failures[path.parent] = _unreadable(path.parent, error)
-    for path in folder.rglob("result.json"):
+            failures[path] = _unreadable(path, error)
+    for path in places["result.json"]:
         try:
-            results[path.parent] = read_result(RunFolder(path.parent))
+            results[path] = read_result(RunFolder(path))
         except RunError as error:
-            failures[path.parent] = _unreadable(path.parent, error)
+            failures[path] = _unreadable(path, error)
+    root = folder.resolve()  # asked once: below it no links are followed
     for path, result in sorted(results.items(), key=lambda item: _natural(item[1], "experiment", "label", "seed")):
-        found.results.setdefault((path.resolve(), result["label"]), result)
+        found.results.setdefault((root / path.relative_to(folder), result["label"]), result)
     for path, failure in sorted(failures.items(), key=lambda item: _natural(item[1], "label", "seed")):
-        found.failures.setdefault((path.resolve(), failure["label"]), failure)
-    started = {path.parent for path in folder.rglob("spec.json")}
-    found.missing |= {path.resolve() for path in started - results.keys() - failures.keys()}
+        found.failures.setdefault((root / path.relative_to(folder), failure["label"]), failure)
+    unfinished = set(places["spec.json"]) - results.keys() - failures.keys()
+    found.missing |= {root / path.relative_to(folder) for path in unfinished}
+
+
+def _places(folder: Path) -> dict[str, list[Path]]:
+    """The folders at or below one that hold a file of each name, found in one pass over thousands."""
+    found: dict[str, list[Path]] = {"failed.json": [], "result.json": [], "spec.json": []}
+    for place, _, files in os.walk(folder):
+        for name in found.keys() & files:
+            found[name].append(Path(place))
+    return found
 
 
 def tell_apart(rows: Sequence[Row], folders: Mapping[str, Path]) -> list[Row]:

@@ -13,6 +13,20 @@ def experiments(incomplete: str) -> list[str]:
     return _start(shipped_experiments(), incomplete) + _files(incomplete, ".yaml")
 
 
+def tables(incomplete: str) -> list[str]:
+    """Tables of papers."""
+    from supermask.lab.reproductions import tables as known
+
+    return _start((entry.id for entry in known()), incomplete)
+
+
+def executors(incomplete: str) -> list[str]:
+    """Ways to get runs done."""
+    from supermask.lab.executors.choose import EXECUTORS
+
+    return _start(EXECUTORS, incomplete)
+
+
 def methods(incomplete: str) -> list[str]:
     """Registered methods."""
     from supermask.core.registry import methods as registered

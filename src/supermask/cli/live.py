@@ -63,14 +63,14 @@ class Lines:
         if event.kind in ("started", "resumed"):
             self._last[event.run] = self._now()
         if event.kind in ("resumed", "done", "failed"):
-            self._print(f"{_name(line)}: {event.kind}{_details(line)}")
+            self._print(f"{name_of(line)}: {event.kind}{details(line)}")
         elif event.kind == "epoch" and self._now() - self._last[event.run] >= LINE_SECONDS:
             self._last[event.run] = self._now()
-            self._print(f"{_name(line)}{_details(line)}")
+            self._print(f"{name_of(line)}{details(line)}")
 
     def _skip(self, event: Event, line: RunLine) -> None:
         if event.seconds is None:  # not finished: held by another process
-            self._print(f"{_name(line)}: skipped, {line.message}")
+            self._print(f"{name_of(line)}: skipped, {line.message}")
         else:
             self._skipped += 1
 
@@ -107,7 +107,7 @@ class LiveTable:
         """Note the event; failures are printed above the table at once."""
         line = self._board.update(event)
         if event.kind == "failed":
-            self._console.print(f"{_name(line)}: failed: {line.message}", style="red")
+            self._console.print(f"{name_of(line)}: failed: {line.message}", style="red")
 
     def _draw(self) -> RenderableType:
         from rich.console import Group
@@ -127,11 +127,12 @@ class LiveTable:
         )
 
 
-def _name(line: RunLine) -> str:
+def name_of(line: RunLine) -> str:
+    """A run's label and seed."""
     return f"{line.label}, seed {line.seed}"
 
 
-def _details(line: RunLine) -> str:
+def details(line: RunLine) -> str:
     """What is known of a run, after its name or the word for what happened to it."""
     if line.state == "failed":
         return f": {line.message}"

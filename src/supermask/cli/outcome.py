@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +13,54 @@ if TYPE_CHECKING:
     from supermask.lab.run import Outcome
 
 
-def print_outcome(outcome: Outcome, experiment: Experiment, specs: list[RunSpec], out: Path, *, as_json: bool) -> None:
-    """Print the comparison of all planned runs, beside published numbers, and where their folders are."""
+def print_outcome(
+    outcome: Outcome,
+    experiment: Experiment,
+    specs: list[RunSpec],
+    out: Path,
+    *,
+    as_json: bool,
+    remark: str = "",
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the comparison of all planned runs, beside published numbers, and where their folders are.
+
+    Args:
+        outcome: How the runs ended.
+        experiment: Its file says what the table shows.
+        specs: Its runs.
+        out: Folder of all results.
+        as_json: Print JSON instead.
+        remark: A sentence that stands below the tables, without its full stop.
+        about: Further keys of the JSON.
+    """
     import typer
 
     from supermask.cli.collect import Collected, collect_planned
     from supermask.cli.output import print_document, print_json
+    from supermask.report.content import View
     from supermask.report.table import build, render
 
-    found = Collected()
+    found = Collected(remarks=[remark] if remark else [])
     collect_planned(experiment, specs, out, found)
+    shown = experiment.table.show
+    longest = max((result["epochs"] for result in found.results.values()), default=0)
+    epochs = [epoch for epoch in experiment.table.epochs if epoch <= longest]
+    view = View(
+        spread="std" if "std" in shown else "quantiles",
+        best="best" in shown,
+        per_layer="per-layer" in shown,
+        per_epoch=bool(epochs),
+        path="path" in shown,
+    )
+    content = found.content(epochs, path=view.path)
     if as_json:
-        content = {"schema": 1, "experiment": experiment.name, "folder": str(outcome.folder)}
-        report = json.loads(render(found.content(), "json"))
-        print_json(content | {"runs": _runs(outcome, specs), "report": report})
+        head = {"schema": 1, **(about or {}), "experiment": experiment.name, "folder": str(outcome.folder)}
+        report = json.loads(render(content, "json"))
+        print_json(head | {"runs": _runs(outcome, specs), "report": report})
         return
     typer.echo()
-    print_document(build(found.content()))
+    print_document(build(content, view))
     if outcome.failed:
         typer.echo(
             "\nThe traceback of a failed run is in failed.json in its folder; the next `supermask run` tries it again."

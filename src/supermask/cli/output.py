@@ -85,7 +85,7 @@ def print_document(document: Document) -> None:
         print_grids(document.tables, document.notes)
 
 
-def write_figures(folder: Path, figures: Mapping[str, str]) -> None:
+def write_figures(folder: Path, figures: Mapping[str, bytes]) -> None:
     """Write figures into a folder, which is made, and say where they are.
 
     Raises:
@@ -93,8 +93,8 @@ def write_figures(folder: Path, figures: Mapping[str, str]) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in figures.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        for name, content in figures.items():
+            (folder / name).write_bytes(content)
             typer.echo(f"wrote {folder / name}", err=True)
     except OSError as error:
         raise ConfigError(f"--figures: {folder} cannot be written ({error.strerror}); name another folder") from error

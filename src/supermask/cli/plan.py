@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from supermask.cli.options import AsJson, DataDir, MaybeExperiment, Out, Settings
-from supermask.cli.run import Device, Threads, Workers
+from supermask.cli.options import AsJson, DataDir, Device, MaybeExperiment, Out, Settings, Threads, Workers
 from supermask.errors import ConfigError
 
 if TYPE_CHECKING:

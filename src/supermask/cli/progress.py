@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from supermask.lab.events import Event
     from supermask.lab.plan import RunSpec
 
-State = Literal["waiting", "training", "done", "skipped", "failed"]
+State = Literal["waiting", "training", "done", "skipped", "failed", "stopped"]
 UNKNOWN: Final = "–"
 ACCURACY: Final = "accuracy"
 _RECENT: Final = 5  # epochs whose mean time tells the pace
@@ -113,6 +113,11 @@ class Board:
                 setattr(line, name, value)
         return line
 
+    def forget(self, run: str) -> None:
+        """A run began anew: what was known of its epochs is no longer so."""
+        line = self.lines[run]
+        self.lines[run] = RunLine(line.label, line.seed, line.metric_name)
+
     def training(self) -> list[RunLine]:
         """The runs at work."""
         return [line for line in self.lines.values() if line.state == "training"]
@@ -123,7 +128,7 @@ class Board:
         counts = Counter(line.state for line in self.lines.values())
         words = [
             f"{counts[state]} {state}"
-            for state in ("done", "skipped", "failed", "training", "waiting")
+            for state in ("done", "skipped", "failed", "training", "stopped", "waiting")
             if counts[state]
         ]
         seconds = self.seconds_left()

@@ -23,6 +23,7 @@ Trust = Literal[
 ]
 Share = Literal["targeted weights", "weights and biases", "all parameters", "not said"]
 Kind = Literal["results", "settings", "literature"]
+Shown = Literal["best", "per-layer", "path", "std"]
 Measured = list[int | float]
 Range = Measured | str  # text: a range or a bound, as the source prints it
 
@@ -139,6 +140,9 @@ class Table:
         source: ``settings``: where the quoted cells are from, in a word or two; stands in their headers.
         rank: Classes of remaining weights, densities from high to low: a ranking for each. Empty: one ranking of all rows.
             None: a ranking only where one is asked for.
+        show: ``results``: what the table has beside the usual columns: the best epoch, layers, paths, standard deviations in
+            place of quantiles.
+        epochs: ``results``: it also shows its rows at these epochs.
     """
 
     kind: Kind = "results"
@@ -146,6 +150,8 @@ class Table:
     quoted: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     source: str = "quoted"
     rank: tuple[float, ...] | None = None
+    show: tuple[Shown, ...] = ()
+    epochs: tuple[int, ...] = ()
 
 
 def parse_published(section: object) -> PublishedSection:
@@ -176,9 +182,9 @@ def parse_table(section: object) -> Table:
     known = [item.name for item in dataclasses.fields(Table)]
     require_known(values, known, "table")
     kind = check(Kind, values.get("kind", "results"), "table.kind")
-    extra = [key for key in known if key in values and key not in ("kind", "rank")]
-    if kind != "settings" and extra:
-        raise ConfigError(f"table.{extra[0]}: only a table of kind 'settings' takes it, this one is {kind!r}")
+    for owner, keys in (("settings", ("columns", "quoted", "source")), ("results", ("show", "epochs"))):
+        if kind != owner and (extra := [key for key in keys if key in values]):
+            raise ConfigError(f"table.{extra[0]}: only a table of kind {owner!r} takes it, this one is {kind!r}")
     if kind == "settings" and not values.get("columns"):
         raise ConfigError("table.columns: missing; a table of kind 'settings' needs them (header: dotted.key)")
     columns = _texts(values.get("columns", {}), "table.columns")
@@ -192,7 +198,23 @@ def parse_table(section: object) -> Table:
     if kind == "literature" and rank is not None:
         raise ConfigError("table.rank: a table of kind 'literature' has no runs to rank; remove this")
     source = check(str, values.get("source", "quoted"), "table.source")
-    return Table(kind=kind, columns=columns, quoted=quoted, source=source, rank=rank)
+    shown = tuple(check(list[Shown], values.get("show", []), "table.show"))
+    return Table(
+        kind=kind,
+        columns=columns,
+        quoted=quoted,
+        source=source,
+        rank=rank,
+        show=shown,
+        epochs=_shown_epochs(values.get("epochs", [])),
+    )
+
+
+def _shown_epochs(value: object) -> tuple[int, ...]:
+    epochs = check(list[int], value, "table.epochs")
+    if any(epoch < 1 for epoch in epochs):
+        raise ConfigError(f"table.epochs: epochs count from 1, got {show(value)}")
+    return tuple(sorted(set(epochs)))
 
 
 def _rank(value: object) -> tuple[float, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["started", "resumed", "progress", "epoch", "done", "skipped", "failed"]
 
@@ -27,7 +27,8 @@ class Event:
         metric: Value of that metric (or of the accuracy) on the test split after the epoch.
         density: Remaining weights over targeted weights after the epoch.
         seconds: Time this run has taken so far, earlier starts included.
-        message: Why a run failed or was skipped.
+        message: Why a run failed or was skipped; of ``progress``, what went wrong beside it.
+        line: What ``metrics.jsonl`` holds of the epoch, of an ``epoch``.
     """
 
     kind: Kind
@@ -44,3 +45,4 @@ class Event:
     density: float | None = None
     seconds: float | None = None
     message: str | None = None
+    line: dict[str, Any] | None = None

@@ -40,6 +40,7 @@ class Experiment:
         about: One or two lines of text.
         published: Quoted numbers to stand beside those of the runs.
         table: Which kind of table the experiment stands for.
+        search: Raw ``search`` section, see :mod:`supermask.lab.search_section`; no part of any run.
         changed: Whether settings of the command line were applied: labels may then differ from those of the file.
     """
 
@@ -53,6 +54,7 @@ class Experiment:
     published: PublishedSection = field(default_factory=PublishedSection)
     table: Table = field(default_factory=Table)
     changed: bool = False
+    search: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ def make_experiment(raw: dict[str, Any], *, name: str = "experiment", folder: Pa
         ConfigError: An unknown top-level key, a wrong name, a plug-in that fails, or runs for a table that has none.
     """
     folder = (folder or Path()).resolve()
-    require_known(raw, ("name", "about", *SECTIONS, "plugins", "vary", "published", "table"), "")
+    require_known(raw, ("name", "about", *SECTIONS, "plugins", "vary", "published", "table", "search"), "")
     name = raw.get("name", name)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(f"name: letters, digits and ._+- only (it names the results folder), got {show(name)}")
@@ -129,6 +131,7 @@ def make_experiment(raw: dict[str, Any], *, name: str = "experiment", folder: Pa
         about=check(str, raw.get("about", ""), "about"),
         published=parse_published(raw.get("published", {})),
         table=table,
+        search=require_mapping(raw.get("search", {}), "search"),
     )
 
 

@@ -111,6 +111,7 @@ def reset_peak_memory(device: torch.device) -> None:
     """Start measuring the peak memory anew, see :func:`supermask.lab.memory.reset_peak`."""
     reset_peak()
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the run before has left over is another process's to take
         torch.cuda.reset_peak_memory_stats(device)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ class MetricsFile:
 
     Args:
         path: The file.
+        before_write: Called before every change of the file; raises where another process has taken the run over.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, before_write: Callable[[], None] | None = None) -> None:
         self.path = path
+        self._before_write = before_write
         self.lines: list[dict[str, Any]] = []
 
     def restart(self, size: int = 0) -> None:
@@ -39,6 +42,8 @@ class MetricsFile:
 
     def append(self, line: dict[str, Any]) -> None:
         """Add one epoch."""
+        if self._before_write is not None:
+            self._before_write()
         self.lines.append(line)
         with self.path.open("ab") as file:
             file.write(json.dumps(line, allow_nan=False).encode() + b"\n")

@@ -1,26 +1,21 @@
-"""Run an experiment: what is missing, in worker processes, into its results folder."""
+"""Run an experiment: what is missing, by an executor, into its results folder."""
 
 from __future__ import annotations
 
-import signal
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-
-import torch
 
 from supermask.errors import RunError
 from supermask.lab.events import Event
-from supermask.lab.executors.local import run_jobs
-from supermask.lab.failures import describe
+from supermask.lab.executors.processes import Local
+from supermask.lab.executors.protocol import Executor
 from supermask.lab.load import Experiment
-from supermask.lab.machine import checkout, default_workers
+from supermask.lab.machine import checkout
 from supermask.lab.plan import expand
-from supermask.lab.runner import Job, Runner, after_death, is_finished, skip
+from supermask.lab.remote import Store
+from supermask.lab.runner import Job, Runner, look_up
 from supermask.lab.store import run_folder
 
 
@@ -46,11 +41,13 @@ def run_experiment(
     *,
     out: Path,
     workers: int | None = None,
+    executor: Executor | None = None,
     threads: int = 1,
     device: str = "cpu",
     data_dir: Path | None = None,
     checkpoint_seconds: float = 60.0,
     download: bool = False,
+    store: str | None = None,
     on_event: Callable[[Event], None] | None = None,
     on_stop: Callable[[], None] | None = None,
 ) -> Outcome:
@@ -63,21 +60,29 @@ def run_experiment(
         experiment: What to run.
         out: Results folder; the runs go to ``out/<experiment name>/<run id>``.
         workers: Worker processes, at most one a run; None: one a core, or one on a GPU; 0: none, run here (for debugging).
+        executor: How the runs get done; None: by ``Local(workers=workers)``.
         threads: Threads of each worker. More than 1 changes results in their last bits.
         device: Where to train.
         data_dir: Searched first for data sets.
         checkpoint_seconds: Time between checkpoints, in seconds; at most one a step.
         download: Whether missing data sets may be downloaded.
+        store: URL of a store: finished runs are fetched from it and copied to it, checkpoints are copied to it, and a run
+            goes on from the one there where that is further.
         on_event: Gets every event, in this process.
         on_stop: Called at the first Ctrl-C, before the runs at work take their last checkpoints; a second Ctrl-C ends
             them at once.
 
     Raises:
         ConfigError: The experiment is wrong.
+        StoreError: The store cannot be read, or not take a finished run.
+        MissingExtraError: The package for the store is missing.
         RunError: A number is out of range, the results folder cannot be written, or no worker process can be started.
         KeyboardInterrupt: Ctrl-C; the workers have taken checkpoints and ended.
     """
-    _require_at_least("workers", 0 if workers is None else workers, 0)
+    if executor is None:
+        executor = Local(workers=workers)
+    elif workers is not None:
+        raise RunError("workers and an executor are both given; give the number to the executor")
     _require_at_least("threads", threads, 1)
     _require_at_least("checkpoint_seconds", checkpoint_seconds, 0)
     jobs = [Job(spec, run_folder(out, experiment.name, spec.id)) for spec in expand(experiment)]
@@ -90,9 +95,14 @@ def run_experiment(
         if on_event is not None:
             on_event(event)
 
+    remote = None if store is None else Store(store)
+    there = set() if remote is None else remote.finished(experiment.name)
     missing = []
     for job in jobs:
-        event = _look_up(job)
+        event = look_up(job)
+        if remote is not None and (event is None or event.kind == "skipped"):
+            remote.exchange(job.folder, experiment.name, here=job.spec.id in there)
+            event = look_up(job)
         if event is None:
             missing.append(job)
         else:
@@ -104,32 +114,12 @@ def run_experiment(
         download=download,
         checkpoint_seconds=checkpoint_seconds,
         commit=checkout() if missing else None,
+        store=remote,
     )
     if missing:
         _require_writable(outcome.folder)
-    if workers == 0:
-        _run_here(runner, missing, tell, on_stop)
-    elif missing:
-        run_jobs(
-            runner,
-            missing,
-            workers=min(workers or default_workers(device), len(missing)),
-            threads=threads,
-            on_message=tell,
-            on_death=lambda job, why: tell(after_death(job, why)),
-            on_stop=on_stop,
-        )
+        executor.run(runner, missing, tell, on_stop)
     return outcome
-
-
-def _look_up(job: Job) -> Event | None:
-    """The event of a run that is not trained: finished, or failed if what is in its folder cannot be read or belongs to
-    another run, for it is neither used nor replaced then. None where it is missing.
-    """
-    try:
-        return skip(job) if is_finished(job) else None
-    except (RunError, OSError) as error:
-        return job.event("failed", message=describe(error, job.folder.path))
 
 
 def _require_at_least(name: str, value: float, least: int) -> None:
@@ -145,56 +135,3 @@ def _require_writable(folder: Path) -> None:
     except OSError as error:
         way = "choose another by --out, or make this one writable"
         raise RunError(f"the results folder {folder} cannot be written ({error.strerror}): {way}") from error
-
-
-class _Untold(BaseException):
-    """Carries what telling an event raised past the run, whose fault it is not."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-
-def _run_here(
-    runner: Runner, jobs: list[Job], tell: Callable[[Event], None], on_stop: Callable[[], None] | None
-) -> None:
-    def hand_on(event: Event) -> None:
-        try:
-            tell(event)
-        except Exception as error:
-            raise _Untold(error) from error
-
-    threads = torch.get_num_threads()
-    try:
-        with _first_interrupt_waits(on_stop) as stopping:
-            for job in jobs:
-                runner(job, hand_on, stopping)
-                if stopping():
-                    raise KeyboardInterrupt
-    except _Untold as untold:
-        raise untold.error from untold.error.__cause__
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def _first_interrupt_waits(on_stop: Callable[[], None] | None) -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C makes ``stopping()`` true, so that a run can take a checkpoint; a second one interrupts."""
-    stopping = False
-
-    def stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        nonlocal stopping
-        stopping = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if on_stop is not None:
-            on_stop()
-
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not ignored, and nobody else's
-    ours = usual and threading.current_thread() is threading.main_thread()  # Python lets no other thread handle signals
-    if ours:
-        signal.signal(signal.SIGINT, stop)
-    try:
-        yield lambda: stopping
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,17 +14,20 @@ import torch
 from supermask import data
 from supermask.core.arrays import save_arrays
 from supermask.core.locking import locked
-from supermask.errors import CheckpointError, RunError
+from supermask.errors import CheckpointError, RunError, RunHeldError, StoreError
 from supermask.lab.channels import ChannelHistory, channel_values
 from supermask.lab.checkpoint import load_checkpoint, of_another_version, remove_checkpoint, save_checkpoint
 from supermask.lab.config import DataSection, RunConfig
 from supermask.lab.events import Event, Kind
 from supermask.lab.failures import describe, record_failure
 from supermask.lab.files import canonical_json, make_folder, write_json
+from supermask.lab.holding import Hold, holding
+from supermask.lab.leases import Leasing, Sight, look
 from supermask.lab.machine import environment, peak_memory, repeatable, reset_peak_memory
 from supermask.lab.metrics import MetricsFile
 from supermask.lab.patch import holds, leaves
 from supermask.lab.plan import SPEC_SCHEMA, RunSpec
+from supermask.lab.remote import Store
 from supermask.lab.result import make_result, save_weights
 from supermask.lab.store import RunFolder, read_json, read_result
 from supermask.lab.train import PROGRESS_SECONDS, Trainer
@@ -36,10 +39,17 @@ ENV_SCHEMA: Final = 1
 
 @dataclass(frozen=True)
 class Job:
-    """A run and where it goes."""
+    """A run and where it goes.
+
+    Args:
+        spec: The run.
+        folder: Its folder.
+        lapsed: Another process's claim on it that was watched until it had lapsed.
+    """
 
     spec: RunSpec
     folder: RunFolder
+    lapsed: Sight | None = None
 
     def event(self, kind: Kind, **values: Any) -> Event:
         """An event of this run."""
@@ -57,6 +67,8 @@ class Runner:
         download: Whether data sets may be downloaded.
         checkpoint_seconds: A checkpoint is due this long after the last one, and taken at the next step or epoch.
         commit: Commit of the package's checkout, see :func:`supermask.lab.machine.checkout`.
+        leasing: How runs are claimed where several hosts share their folders; None: the lock of this machine is enough.
+        store: Where runs are resumed from, and copied to after checkpoints and at their end.
     """
 
     threads: int = 1
@@ -65,7 +77,13 @@ class Runner:
     download: bool = False
     checkpoint_seconds: float = 60.0
     commit: dict[str, Any] | None = None
+    leasing: Leasing | None = None
+    store: Store | None = None
     _data: dict[str, data.DataSet] = field(default_factory=dict)  # the last one loaded
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: not the data."""
+        return self.__dict__ | {"_data": {}}
 
     def __call__(self, job: Job, emit: Emit, stopping: Callable[[], bool]) -> None:
         """Do one job; its failure becomes an event and, where one can be written, a file; not an exception.
@@ -77,25 +95,31 @@ class Runner:
         """
         try:
             make_folder(job.folder.path)
-            with locked(job.folder.lock, wait=False) as held:
-                if held:
-                    self._do(job, emit, stopping)
-                else:
-                    emit(job.event("skipped", message="another process is training this run"))
+            with holding(job.folder, self.leasing, job.lapsed, stopping) as hold:
+                self._do(job, hold, emit, stopping)
+        except RunHeldError as error:
+            emit(job.event("skipped", message=str(error)))
         except OSError as error:  # no folder or no lock, and so no place for a record
             emit(job.event("failed", message=describe(error, job.folder.path)))
 
-    def _do(self, job: Job, emit: Emit, stopping: Callable[[], bool]) -> None:
+    def _do(self, job: Job, hold: Hold, emit: Emit, stopping: Callable[[], bool]) -> None:
         try:
+            if self.store is not None:
+                self.store.fetch(job.folder, job.spec.experiment)
             if is_finished(job):
                 emit(skip(job))
             else:
-                self._train(job, emit, stopping)
+                self._train(job, hold, emit, stopping)
+        except RunHeldError:
+            raise
+        except StoreError as error:  # not of the run: what its folder holds is whole
+            emit(job.event("failed", message=str(error)))
         except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever it is, other runs go on)
+            hold.require()
             message = describe(error, job.folder.path)
             emit(failure(job, message, traceback.format_exc()))
 
-    def _train(self, job: Job, emit: Emit, stopping: Callable[[], bool]) -> None:
+    def _train(self, job: Job, hold: Hold, emit: Emit, stopping: Callable[[], bool]) -> None:
         spec, folder, device = job.spec, job.folder, _device(self.device)
         torch.set_num_threads(self.threads)
         for leftover in folder.path.rglob(".*.part"):  # of a process that was killed while it wrote
@@ -108,20 +132,22 @@ class Runner:
         spec.require_same_code(config)
         dataset = self.load(config.data, spec)
         reset_peak_memory(device)  # the data is there, whichever run has loaded it
-        metrics = MetricsFile(folder.metrics)
+        metrics = MetricsFile(folder.metrics, before_write=hold.require)
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             repeatable(device, exact=config.train.precision == "float32"),
         ):
             starts = self._record_start(folder, device, dataset)
             trainer = Trainer(config, spec.seed, dataset, spec.folder, device, metrics)
-            watch = _Watch(job, trainer, emit, stopping, self.checkpoint_seconds)
+            watch = _Watch(job, trainer, hold, emit, stopping, self.checkpoint_seconds, self.store)
             watch.start()
             masks = trainer.run()
+        hold.confirm()
         save_weights(folder.weights, trainer.model)
         masks.save(folder.masks)
         if trainer.results:
             save_arrays(folder.extras, trainer.results)
+        trainer.story.save(folder.story)
         facts = {
             "n_train": len(dataset.train),
             "n_test": len(dataset.test),
@@ -137,8 +163,11 @@ class Runner:
             "channels": trainer.channels,
         }
         result = make_result(spec, config, masks, trainer.model, metrics.lines, facts)
+        hold.confirm()
         write_json(folder.result, result)
         remove_checkpoint(folder.checkpoint)
+        if self.store is not None:
+            self.store.push_finished(folder, spec.experiment)
         emit(_done(job, result))
 
     def load(self, section: DataSection, spec: RunSpec) -> data.DataSet:
@@ -180,10 +209,19 @@ class _Watch:
     """Looks at a training between its steps: progress, checkpoints, the wish to stop."""
 
     def __init__(
-        self, job: Job, trainer: Trainer, emit: Emit, stopping: Callable[[], bool], checkpoint_seconds: float
+        self,
+        job: Job,
+        trainer: Trainer,
+        hold: Hold,
+        emit: Emit,
+        stopping: Callable[[], bool],
+        checkpoint_seconds: float,
+        store: Store | None,
     ) -> None:
         self._job = job
+        self._store = store
         self._trainer = trainer
+        self._hold = hold
         self._emit = emit
         self._stopping = stopping
         self._every = checkpoint_seconds
@@ -245,6 +283,7 @@ class _Watch:
                 accuracy=line["test_accuracy"],
                 metric=line["test_metric"],
                 density=self._trainer.sparsifier.density(),
+                line=line,
             )
         )
         self._save_if_due()
@@ -254,6 +293,7 @@ class _Watch:
         if not stop and time.monotonic() - self._saved < self._every:
             return
         self._trainer.check_finite()  # a diverged state must not replace a good checkpoint
+        self._hold.require()
         save_checkpoint(
             self._job.folder.checkpoint,
             {
@@ -264,9 +304,20 @@ class _Watch:
                 "seconds": self.seconds(),
             },
         )
+        self._copy()
         self._saved = time.monotonic()
         if stop:
             raise KeyboardInterrupt("stopped after a checkpoint")
+
+    def _copy(self) -> None:
+        """Copy the checkpoint to the store; where that fails the run goes on, as its own folder has it."""
+        if self._store is None:
+            return
+        try:
+            place = (self._trainer.epoch, self._trainer.batch)
+            self._store.push_checkpoint(self._job.folder, self._job.spec.experiment, place)
+        except StoreError as error:
+            self._emit(self._event("progress", message=str(error)))
 
     def _event(self, kind: Kind, **values: Any) -> Event:
         trainer = self._trainer
@@ -321,6 +372,16 @@ def skip(job: Job) -> Event:
     return job.event("skipped", message="finished already", accuracy=accuracy, seconds=result["seconds"]["total"])
 
 
+def look_up(job: Job) -> Event | None:
+    """The event of a run that is not trained: finished, or failed if what is in its folder cannot be read or belongs to
+    another run, for it is neither used nor replaced then. None where it is missing. Raises nothing.
+    """
+    try:
+        return skip(job) if is_finished(job) else None
+    except (RunError, OSError) as error:
+        return job.event("failed", message=describe(error, job.folder.path))
+
+
 def failure(job: Job, message: str, trace: str = "") -> Event:
     """Write down that a run failed; the event that tells it. Raises nothing."""
     run = {"run": job.spec.id, "label": job.spec.label, "seed": job.spec.seed}
@@ -331,10 +392,10 @@ def after_death(job: Job, why: str) -> Event:
     """The last event of a run whose process died: failed, or done if its result was there by then. Raises nothing."""
     try:
         with locked(job.folder.lock, wait=False) as held:
-            if not held:  # another process has taken the run over, and tells how it ends
-                return job.event("failed", message=why)
-            if job.folder.result.exists():
+            if held and job.folder.result.exists():
                 return _done(job, read_result(job.folder))
+            if not (held and look(job.folder.lease).free):  # another process has the run, and tells how it ends
+                return job.event("failed", message=why)
             return failure(job, why)
     except (RunError, OSError) as error:
         return job.event("failed", message=f"{why} ({describe(error, job.folder.path)})")

@@ -24,6 +24,7 @@ from supermask.lab.metrics import MetricsFile
 from supermask.lab.parts import Batch, attach, build_loss, build_metric, build_model, check_fit, lay_out
 from supermask.lab.seeds import augment_seed, batch_order, training_seed
 from supermask.lab.step import Step, autocast, grad_scaler, make_step
+from supermask.lab.story import Predicted, Story, predict
 from supermask.optim import PlateauRule, Scheduler
 
 PROGRESS_SECONDS: Final = 0.5
@@ -75,6 +76,7 @@ class Trainer:
         results: What the method keeps beside weights and masks; filled at the end.
         channels: What became of the channels, as ``result.json`` holds it; filled at the end, None for most methods.
         traced: What a method that removes channels was attached with.
+        story: What is kept of how it went.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Trainer:
         self.traced = trace(config.method, self.model, data.train.batch(slice(0, 2))[0].clone())
         self.sparsifier = attach(config, self.model, seed, _ScoringBatches(self), self.loss, self.traced)
         lay_out(config, self.model)
+        self.story = Story(self.sparsifier, len(data.train) * config.train.passes)
         self.optimizer: torch.optim.Optimizer
         self.schedule: Scheduler | PlateauRule
         self.scaler = grad_scaler(config.train, device)
@@ -137,6 +140,7 @@ class Trainer:
         self._note_what_never_came()
         with torch.no_grad():
             self.results = self.sparsifier.method.results(self.sparsifier)
+        self.story.finish()
         self.channels, keeps = describe(self.sparsifier), self.sparsifier.channels()
         masks = self.sparsifier.finalize()
         if self.channels is not None and self.traced is not None:
@@ -249,7 +253,8 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         self.model.train()
-        step, loss_sum = self._step, self.loss_sum
+        step, loss_sum, story = self._step, self.loss_sum, self.story
+        story.begin_epoch(self.batches)
         clock = _Clock(self.seconds, "train", self.device)
         look = time.monotonic() + self.look_every
         while self.batch < self.batches:
@@ -259,6 +264,7 @@ class Trainer:
                 loss = step(*self._load(order, batch, number))
                 loss_sum += loss.detach()
                 self.batch += 1
+                story.after_step()
                 if self.on_look is not None and time.monotonic() >= look:
                     clock.stop()
                     self.on_look()
@@ -272,6 +278,7 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         train_loss = self.check_finite()
+        self.story.end_epoch(self.epoch)
         lr = self.optimizer.param_groups[0]["lr"]
         self.schedule.epoch_end(train_loss)
         if self.scaler is not None and self._is_last_epoch() and not self.schedule.finished:
@@ -319,7 +326,10 @@ class Trainer:
         last = self._is_last_epoch() or self.schedule.finished
         if split is None or not (last or self.epoch % self.section.test_every == 0):
             return _NOTHING
-        found = self.evaluate(split, sparse=sparse)
+        kept: list[Predicted] | None = [] if last and sparse and name == "test" and self.metric is None else None
+        found = self.evaluate(split, sparse=sparse, kept=kept)
+        if kept is not None:
+            self.story.predictions(kept, split.y)
         self._require_finite(found.loss, f"{name} loss")
         if not math.isfinite(found.metric):
             raise DivergedError(
@@ -360,18 +370,19 @@ class Trainer:
             x = x.clone()  # the model may change its input, but not the data that later runs get
         return x, y
 
-    def evaluate(self, split: Split, *, sparse: bool = True) -> Tested:
+    def evaluate(self, split: Split, *, sparse: bool = True, kept: list[Predicted] | None = None) -> Tested:
         """Loss and metric on a split, in the run's precision; means over the draws of methods with random masks.
 
         Args:
             split: Test or validation examples.
             sparse: As the finalized model would do it; False: the dense model that trains under masks only tracked.
+            kept: Gets the predictions of the first draw, batch by batch.
         """
         clock = _Clock(self.seconds, "evaluate", self.device)
-        measured = []
+        measured: list[Tested] = []
         for _ in self.sparsifier.draws():
             with self.sparsifier.sparse() if sparse else contextlib.nullcontext():
-                measured.append(self._evaluate_once(split))
+                measured.append(self._evaluate_once(split, None if measured else kept))
         clock.stop()
         draws = len(measured)
         return Tested(
@@ -380,7 +391,7 @@ class Trainer:
             sum(found.top5 for found in measured if found.top5 is not None) / draws if self._top5 else None,
         )
 
-    def _evaluate_once(self, split: Split) -> Tested:
+    def _evaluate_once(self, split: Split, kept: list[Predicted] | None) -> Tested:
         self.model.eval()
         size = self.config.train.eval_batch_size
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -390,6 +401,8 @@ class Trainer:
             for x, y in split.batches(size):
                 output = self.model(x.clone() if self._copy else x)
                 loss_sum += self.loss(output, y) * len(y)
+                if kept is not None:
+                    kept.append(predict(output))
                 if self.metric is None:
                     correct[0] += (output.argmax(dim=1) == y).sum()
                     if self._top5:
@@ -421,6 +434,7 @@ class Trainer:
             "seconds": dict(self.seconds),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "teachers": self._teachers,
+            "story": self.story.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -440,6 +454,7 @@ class Trainer:
         self.seconds.update(state["seconds"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+        self.story.load_state_dict(state.get("story"), self.epoch - 1)  # newer than the format
 
 
 class _ScoringBatches:

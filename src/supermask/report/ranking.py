@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from supermask.report.paired import LEVEL, Difference, letters
 from supermask.report.summary import DENSE, Result, Row, metric_of
@@ -32,6 +33,8 @@ class Ranked:
         difference: Its metric minus that of the baseline, paired; None for the baseline itself and without pairs.
         unpaired: How many of its runs the difference leaves out.
         group: Letters; rows that share one cannot be told apart. Empty where no pairs tell the row from any other.
+        between: The best and the worst rank that the intervals of the paired differences leave to the row; None where it
+            has no letter.
     """
 
     row: Row
@@ -39,6 +42,7 @@ class Ranked:
     difference: Difference | None
     unpaired: int
     group: str
+    between: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Ranking:
                     else {**asdict(line.difference), "trusted": line.difference.trusted},
                     "unpaired": line.unpaired,
                     "group": line.group,
+                    "rank_interval": None if line.between is None else list(line.between),
                 }
                 for line in self.lines
             ],
@@ -172,7 +177,9 @@ def _values(row: Row, runs: _Runs) -> _Values:
 def _rank(rows: Sequence[Row], values: Sequence[_Values], density: float | None, *, rest: bool) -> Ranking:
     scores = list(map(_score, rows))
     order = sorted(range(len(rows)), key=lambda index: -scores[index])  # rows that are equally good stay as they are
-    groups = _groups({index: values[index] for index in order})
+    told, below = _told_apart({index: values[index] for index in order}, lower=rows[0].metric.better == "lower")
+    groups = dict(zip(told, letters(below | below.T)))
+    between = _between(told, below, sum(score > -math.inf for score in scores))
     baseline = next((index for index, row in enumerate(rows) if row.method == DENSE), None)
     lines = []
     for index in order:
@@ -186,24 +193,39 @@ def _rank(rows: Sequence[Row], values: Sequence[_Values], density: float | None,
                 difference=difference,
                 unpaired=row.n - (difference.pairs if difference else 0) if compared else 0,
                 group=groups.get(index, ""),
+                between=between.get(index) if known else None,
             )
         )
     return Ranking(lines, None if baseline is None else rows[baseline], density, rest)
 
 
-def _groups(values: Mapping[int, _Values]) -> dict[int, str]:
-    """The letters of each row, in that order, that has an interval of its difference to any other."""
+def _told_apart(values: Mapping[int, _Values], *, lower: bool) -> tuple[list[int], npt.NDArray[np.bool_]]:
+    """The rows, in that order, that have an interval of their difference to any other, and which is worse than which.
+
+    Args:
+        values: Of each row.
+        lower: Whether lower values are better.
+
+    Returns:
+        The rows, and ``(rows, rows)``: whether the first is worse than the second.
+    """
     found = {
         (one, other): difference
         for one, other in itertools.combinations(values, 2)
         if (difference := _difference(values[one], values[other])) is not None and difference.low is not None
     }
     told = [index for index in values if any(index in pair for pair in found)]
-    apart = np.zeros((len(told), len(told)), dtype=bool)
+    worse = np.zeros((len(told), len(told)), dtype=bool)
     for (one, other), difference in found.items():
         if not difference.is_none:
-            apart[told.index(one), told.index(other)] = apart[told.index(other), told.index(one)] = True
-    return dict(zip(told, letters(apart)))
+            loser, winner = (one, other) if (difference.mean < 0) != lower else (other, one)
+            worse[told.index(loser), told.index(winner)] = True
+    return told, worse
+
+
+def _between(told: Sequence[int], worse: npt.NDArray[np.bool_], ranked: int) -> dict[int, tuple[int, int]]:
+    """Best and worst rank of each row among `ranked` rows: behind all that it is worse than, before all that are worse."""
+    return {row: (1 + int(worse[place].sum()), ranked - int(worse[:, place].sum())) for place, row in enumerate(told)}
 
 
 def _score(row: Row) -> float:

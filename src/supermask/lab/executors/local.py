@@ -47,6 +47,7 @@ def run_jobs(
     on_message: Callable[[Any], None],
     on_death: Callable[[J, str], None],
     on_stop: Callable[[], None] | None = None,
+    admit: Callable[[J, Sequence[J]], bool] | None = None,
 ) -> None:
     """Do all jobs and return; on an exception (Ctrl-C included) stop the workers first.
 
@@ -60,6 +61,8 @@ def run_jobs(
         on_death: Gets a job whose worker died, and why; the job is not tried again. A job that was given to a worker which
             had died after its last one goes to another.
         on_stop: Called after Ctrl-C, before the workers get :data:`STOP_SECONDS`; a second Ctrl-C kills them at once.
+        admit: Whether a job may begin beside those at work; asked again when one of them has ended. A job that would be
+            alone is not asked about.
 
     Raises:
         RunError: A worker process ended before it took its job; so would all others.
@@ -67,9 +70,14 @@ def run_jobs(
     waiting = deque(jobs)
     pool: list[_Worker[J]] = []
     leaving: list[_Worker[J]] = []
+
+    def may_begin() -> bool:
+        at_work = [worker.job for worker in pool if not worker.idle]
+        return bool(waiting) and (admit is None or not at_work or admit(waiting[0], at_work))
+
     try:
         while waiting or pool:
-            while waiting and len(pool) < workers:
+            while len(pool) < workers and may_begin():
                 pool.append(_Worker(task, threads, waiting.popleft()))
             for worker in _ready(pool):
                 if not worker.read(on_message):
@@ -81,7 +89,7 @@ def run_jobs(
                     else:
                         on_death(worker.job, why)
                 elif worker.idle:
-                    if waiting:
+                    if may_begin():
                         worker.give(waiting.popleft())
                     else:
                         worker.quit()
@@ -103,7 +111,7 @@ class _Worker(Generic[J]):
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.process: BaseProcess = context.Process(target=_work, args=(other, task), daemon=True)
-        with _worker_environment(threads), _interrupts_blocked():
+        with environment_of_workers(threads), _interrupts_blocked():
             self.process.start()
         other.close()  # so that the death of the worker ends the pipe
         self.ready = False
@@ -235,12 +243,21 @@ def _work(connection: Connection, task: Task[Any]) -> None:
             at_work = False
 
 
-@contextlib.contextmanager
-def _worker_environment(threads: int) -> Iterator[None]:
-    """Environment variables that a worker inherits; this process gets its own back."""
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment variables that a worker must start with.
+
+    Args:
+        threads: Threads of the worker.
+    """
     wanted = {"OMP_WAIT_POLICY": "passive"}
     wanted |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    wanted |= {name: value for name, value in KEEP_MEMORY.items() if name not in os.environ}
+    return wanted | {name: value for name, value in KEEP_MEMORY.items() if name not in os.environ}
+
+
+@contextlib.contextmanager
+def environment_of_workers(threads: int) -> Iterator[None]:
+    """Within it, processes that are started inherit what a worker must start with."""
+    wanted = worker_environment(threads)
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

@@ -1,0 +1,1 @@
+"""Experiment trackers: extras, off by default, fed with the events of runs; see ``docs/trackers.md``."""
