@@ -145,7 +145,7 @@ def loss(output, labels):
 
 def test_signals_reach_who_asked_for_them() -> None:
     """The handler of whoever calls the lab is theirs again after it, and one of their own is never replaced."""
-    from supermask.lab.run import _first_interrupt_waits
+    from supermask.lab.executors.processes import _first_interrupt_waits
 
     told: list[str] = []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -96,7 +96,12 @@ def test_plan_run_and_figures(tmp_path, monkeypatch):
     assert report.exit_code == 0, report.output
     assert "Budgets: costs of what remains" in report.output
     drawn = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert drawn == ["channel-histogram.svg", "channel-removal.svg"]
+    charts = ("trade-off-bytes", "trade-off-density", "trade-off-macs", "training")
+    assert drawn == [
+        "channel-histogram.svg",
+        "channel-removal.svg",
+        *(f"{chart}.{kind}" for chart in charts for kind in ("pdf", "png", "svg")),
+    ]
     (tmp_path / "file").touch()
     refused = runner.invoke(app, ["report", "small.yaml", "--figures", "file"])
     assert refused.exit_code != 0

@@ -168,13 +168,13 @@ def test_two_experiments_in_one_process_train_their_own_code(two, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_code_that_changes_between_plan_and_training(two, tmp_path, workers, monkeypatch):
-    look_up = importlib.import_module("supermask.lab.run")._look_up
+    look_up = importlib.import_module("supermask.lab.run").look_up
 
     def change(job):
         write(two[0], {"mym.py": LOSS + "    # changed\n"})
         return look_up(job)
 
-    monkeypatch.setattr("supermask.lab.run._look_up", change)
+    monkeypatch.setattr("supermask.lab.run.look_up", change)
     vary = {"variant": {"own": {}, "ours": {"train.loss": "cross-entropy"}}}
     outcome = run_experiment(planned(two[0], vary=vary), out=tmp_path / "runs", workers=workers)
     (event,) = outcome.failed
