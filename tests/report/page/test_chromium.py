@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 from tests.browser import chromium, environment
 
 from supermask.cli.collect import collect
@@ -115,8 +115,8 @@ def test_everything_is_there(opened: Page) -> None:
         ["Accuracy against dense", "Size as a packed file", "Training step"]
     )
     assert opened.locator("#machine").inner_text().startswith("a processor, 2 cores; 1 thread a run.")
-    charts = opened.locator(".chart svg")
-    assert charts.count() == 6  # trade-off, loss, accuracy, remaining weights, churn, scores
+    # trade-off, loss, accuracy, remaining weights, churn, scores
+    expect(opened.locator(".chart svg")).to_have_count(6)
     for chart in opened.locator(".chart").all():
         assert chart.get_attribute("role") == "img"
         assert (chart.get_attribute("aria-label") or "").endswith("The data follow as a table.")
@@ -173,7 +173,7 @@ def test_the_trade_off_switches(opened: Page) -> None:
     opened.locator("#focus").select_option("edge-popup")
     expect(chart).to_have_attribute("aria-label", _contains("edge-popup in colour"))
     opened.locator("#tradeoff summary").click()
-    assert opened.locator("#pareto-data tbody tr").count() == 4
+    expect(opened.locator("#pareto-data tbody tr")).to_have_count(4)
     opened.get_by_role("button", name="Remaining weights", exact=True).click()
     expect(opened.locator("#pareto-data tbody tr")).to_have_count(5)
     expect(opened.locator("#pareto-data")).to_contain_text("a paper, table 1 (quoted, not run here)")
@@ -198,12 +198,12 @@ def test_the_atlas_shows_layers_masks_and_filters(opened: Page) -> None:
     expect(rows).to_have_count(2)
     expect(opened.locator("#atlas thead")).to_contain_text("Invert, %")
     mask, filters = opened.locator("#mask img"), opened.locator("#filters img")
-    assert mask.evaluate("(image) => [image.naturalWidth, image.naturalHeight]") == [75, 8]
+    _expect_size(mask, 75, 8)
     assert (mask.get_attribute("alt") or "").startswith("Mask of conv1.weight: 8 by 3 by 5 by 5")
-    assert filters.evaluate("(image) => image.complete && image.naturalWidth > 0")
+    expect(filters).not_to_have_js_property("naturalWidth", 0)
     expect(opened.locator("#filters figcaption")).to_contain_text("All 8")
     opened.locator("#mask-layer").select_option("fc1.weight")
-    assert mask.evaluate("(image) => [image.naturalWidth, image.naturalHeight]") == [64, 10]
+    _expect_size(mask, 64, 10)
     expect(opened.locator("#warnings")).to_be_empty()
     opened.locator("#setting").select_option(label="edge-popup, 1 %")
     expect(opened.locator("#warnings")).to_contain_text("fc1.weight is empty in 5 of 5 runs")
@@ -213,13 +213,18 @@ def test_the_atlas_shows_layers_masks_and_filters(opened: Page) -> None:
     expect(filters).to_be_visible()
 
 
+def _expect_size(image: Locator, width: int, height: int) -> None:
+    expect(image).to_have_js_property("naturalWidth", width)  # once it is decoded
+    expect(image).to_have_js_property("naturalHeight", height)
+
+
 def test_the_training_story(opened: Page) -> None:
     expect(opened.locator("#story h3")).to_have_text(
         ["Loss", "Accuracy, %", "Remaining weights, %", "Mask churn, %", "Scores"]
     )
     summary = opened.locator("#story summary").first
     summary.click()
-    assert opened.locator("#story details table").first.locator("tbody tr").count() == 5 * (8 + 4 + 4)
+    expect(opened.locator("#story details table").first.locator("tbody tr")).to_have_count(5 * (8 + 4 + 4))
     opened.locator("#story-setting").select_option(label="edge-popup, 5 %")
     expect(opened.locator("#story h3")).to_have_text(
         ["Loss", "Accuracy, %", "Remaining weights, %", "Mask churn and score histograms"]
