@@ -78,8 +78,7 @@ static void ternary(size_t n) {
     for (size_t i = 0; i < n; i++) sign[i] = frozen[i] > 0 ? 1 : -1;
     if (n) score[n - 1] = NAN;
     int64_t count = (int64_t)n;
-    if (n) memcpy(weight, score, n * sizeof *weight);
-    CHECK(smk_ternary(weight, count, 0.3f, 2.0f) == OK);
+    CHECK(smk_ternary(score, weight, count, 0.3f, 2.0f) == OK);
     for (size_t i = 0; i < n; i++) CHECK(weight[i] == (score[i] > 0.3f ? 2.0f : score[i] < -0.3f ? -2.0f : 0.0f));
     CHECK(smk_ternary_between(score, frozen, weight, count, -0.2f, 0.4f) == OK);
     for (size_t i = 0; i < n; i++) CHECK(weight[i] == ((score[i] > 0.4f) - (score[i] < -0.2f)) * frozen[i]);
@@ -87,8 +86,8 @@ static void ternary(size_t n) {
     for (size_t i = 0; i < n; i++) CHECK(weight[i] == (score[i] > 0.4f) * sign[i] * 3.0f);
     CHECK(smk_signed_gradient(frozen, sign, weight, count, 3.0f) == OK);
     for (size_t i = 0; i < n; i++) CHECK(weight[i] == frozen[i] * sign[i] * 3.0f);
-    CHECK(smk_ternary(weight, -1, 0.3f, 2.0f) == BAD_INPUT);
-    CHECK(smk_ternary(weight, count, NAN, 2.0f) == BAD_INPUT);
+    CHECK(smk_ternary(score, weight, -1, 0.3f, 2.0f) == BAD_INPUT);
+    CHECK(smk_ternary(score, weight, count, NAN, 2.0f) == BAD_INPUT);
     free(score), free(frozen), free(weight), free(sign);
 }
 

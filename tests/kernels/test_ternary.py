@@ -158,7 +158,6 @@ def test_memory_that_is_laid_out_otherwise(monkeypatch: pytest.MonkeyPatch) -> N
     ("tau", "scale"), [(0.01, 0.0875), (0.25, 3.0), (0.0, 0.3), (1e-40, 0.1), (3e38, 2.0), (0.3, 0.9)]
 )
 def test_scores_next_to_the_threshold(tau: float, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products of neighbours may be rounded to one number; then plain torch decides."""
     tau = torch.tensor(tau).item()
     near = torch.tensor([tau], dtype=torch.float32).view(torch.int32) + torch.arange(-3, 4, dtype=torch.int32)
     scores = near.view(torch.float32)
@@ -184,12 +183,6 @@ def test_second_derivatives(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = both(second, monkeypatch)
     assert_same_bits((ours, theirs))
     assert torch.equal(ours[1], inputs * torch.linspace(1, 2, 40) * signs * 0.5)
-
-
-def test_a_threshold_that_products_cannot_tell() -> None:
-    assert module._scaled(0.0, 0.3) is None
-    assert module._scaled(0.01, -1.0) is None
-    assert module._scaled(0.01, 1.0) == torch.tensor(0.01).item()
 
 
 @needs_library

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from ctypes import c_float, c_int64, c_void_p
 from typing import Any, Final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from supermask.kernels.library import kernel
 _PLAIN: Final = (Tensor, nn.Parameter)
 _POINTERS: Final = (c_void_p, c_void_p, c_void_p, c_int64)
 _ARGUMENTS: Final = {
-    "smk_ternary": (c_void_p, c_int64, c_float, c_float),
+    "smk_ternary": (c_void_p, c_void_p, c_int64, c_float, c_float),
     "smk_ternary_between": (*_POINTERS, c_float, c_float),
     "smk_ternary_signs": (*_POINTERS, c_float, c_float, c_float),
     "smk_signed_gradient": (*_POINTERS, c_float),
@@ -39,42 +38,28 @@ def ternary(score: Tensor, threshold: float, scale: float) -> Tensor:
     Returns:
         Tensor like ``score`` with entries in {-scale, 0, scale}. A NaN score gives 0.
     """
-    compiled = _kernel("smk_ternary", score)
-    cut = None if compiled is None else _scaled(threshold, scale)
-    if compiled is not None and cut is not None:
-        weight = score * scale  # torch keeps the gradient of it
-        if weight.stride() == score.stride():  # without gaps
-            compiled(weight.data_ptr(), weight.numel(), cut, scale)
-            return weight
-    straight: Tensor = _StraightThrough.apply(score, threshold, scale)  # type: ignore[no-untyped-call]
+    compiled = _kernel("smk_ternary", score) if scale > 0 else None
+    straight: Tensor = _StraightThrough.apply(score, threshold, scale, compiled)  # type: ignore[no-untyped-call]
     return straight
 
 
-@functools.cache
-def _scaled(threshold: float, scale: float) -> float | None:
-    """The number that exactly the scores above ``threshold`` exceed once they are multiplied by ``scale``, in float32.
-
-    None where rounding leaves none: the next larger score may have the same product.
-    """
-    tau, factor = np.float32(threshold), np.float32(scale)
-    with np.errstate(over="ignore", under="ignore"):
-        cut = tau * factor
-        above = np.nextafter(tau, np.float32(np.inf)) * factor
-    return float(cut) if factor > 0 and above > cut else None
-
-
 class _StraightThrough(torch.autograd.Function):
-    """:func:`ternary` in plain torch."""
+    """:func:`ternary`, by a compiled kernel where there is one for this score."""
 
     # in one piece: with a separate setup_context, torch inspects the signature of forward at every call
     @staticmethod
-    def forward(ctx: Any, score: Tensor, threshold: float, scale: float) -> Tensor:
+    def forward(ctx: Any, score: Tensor, threshold: float, scale: float, compiled: Callable[..., int] | None) -> Tensor:
         ctx.scale = scale
+        if compiled is not None:
+            weight = torch.empty_like(score)
+            if weight.stride() == score.stride():  # without gaps
+                compiled(score.data_ptr(), weight.data_ptr(), weight.numel(), threshold, scale)
+                return weight
         return F.hardshrink(score, threshold).sign_().mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad * ctx.scale, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return grad * ctx.scale, None, None, None
 
 
 def ternary_between(score: Tensor, low: Tensor, high: Tensor, frozen: Tensor, scale: float = 1.0) -> Tensor:

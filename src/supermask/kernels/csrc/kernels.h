@@ -44,8 +44,8 @@ void smk_parallel(int threads, size_t count, void (*work)(void *context, size_t 
 /* ---- ternary_simd.c ------------------------------------------------------------------------------------------- */
 
 #ifdef VARIANT
-/* In place: scale for values > threshold, -scale for values < -threshold, else 0. threshold >= 0. */
-SMK_EXPORT int SMK_SIMD(smk_ternary)(float *values, int64_t count, float threshold, float scale);
+/* weight = scale where score > threshold, -scale where score < -threshold, else 0. threshold >= 0. */
+SMK_EXPORT int SMK_SIMD(smk_ternary)(const float *score, float *weight, int64_t count, float threshold, float scale);
 
 /* weight = frozen * (1 where score > high, -1 where score < low, else 0; 0 where both). */
 SMK_EXPORT int SMK_SIMD(smk_ternary_between)(const float *score, const float *frozen, float *weight, int64_t count,

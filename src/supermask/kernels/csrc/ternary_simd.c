@@ -2,11 +2,12 @@
  * are the same to the bit, signs of zeros included. Comparisons with NaN are false: a NaN score gives 0. */
 #include "kernels.h"
 
-int SMK_SIMD(smk_ternary)(float *values, int64_t count, float threshold, float scale) {
+int SMK_SIMD(smk_ternary)(const float *restrict score, float *restrict weight, int64_t count, float threshold,
+                          float scale) {
     if (count < 0 || !(threshold >= 0.0f)) return SMK_BAD_INPUT;
     for (int64_t i = 0; i < count; i++) {
-        float value = values[i], up = value > threshold ? scale : 0.0f;
-        values[i] = value < -threshold ? -scale : up;
+        float up = score[i] > threshold ? scale : 0.0f;
+        weight[i] = score[i] < -threshold ? -scale : up;
     }
     return SMK_OK;
 }
