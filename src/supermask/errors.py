@@ -17,6 +17,7 @@
     ├── RunError               a run or its folder is in a state that needs a decision
     │   ├── CheckpointError        a checkpoint is damaged or belongs to something else
     │   ├── RunHeldError           another process trains the run, or has taken it over
+    │   ├── RanksError             a process that trains a run together with others failed, was lost, or differs from them
     │   ├── StoreError             a store of runs elsewhere cannot be read or written
     │   └── DivergedError          the loss or a score is no longer finite
     ├── KernelError            a variant of the compiled kernels is unknown or cannot run here       (also ValueError)
@@ -100,6 +101,10 @@ class CheckpointError(RunError):
 
 class RunHeldError(RunError):
     """Another process trains the run, or has taken it over; this one leaves its folder alone."""
+
+
+class RanksError(RunError):
+    """A process that trains a run together with others failed, was lost, or came to something else than they did."""
 
 
 class StoreError(RunError):

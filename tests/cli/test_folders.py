@@ -95,6 +95,16 @@ def test_damaged_files_are_failures_of_a_folder(supermask: Invoke, finished: Pat
     assert (sum(row["n"] for row in content["rows"]), content["missing"]) == (2, 0)
 
 
+def test_a_run_that_failed_before_it_was_done_counts_once(supermask: Invoke, finished: Path) -> None:
+    """As the driver of a dead process may leave it that wrote its record while another one finished the run."""
+    shutil.copytree(finished / "runs", "runs")
+    first, *_ = sorted(Path("runs/tiny").iterdir())
+    record = {"schema": 1, "run": first.name, "label": "plain", "seed": 0, "error": "killed", "traceback": ""}
+    (first / "failed.json").write_text(json.dumps(record))
+    content = json.loads(supermask("report", "runs", "--json").stdout)
+    assert (sum(row["n"] for row in content["rows"]), content["failed"]) == (4, [])
+
+
 def test_a_run_that_lies_in_two_folders(supermask: Invoke, finished: Path) -> None:
     for name in ("one", "two"):
         shutil.copytree(finished / "runs", name)

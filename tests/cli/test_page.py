@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from supermask.cli.page import changed_sections, split_out
+from supermask.cli.collect import Collected
+from supermask.cli.page import changed_sections, heading, split_out
 from supermask.errors import ConfigError
 from supermask.report import page as page_module
 
@@ -52,6 +53,15 @@ def test_a_page_of_a_folder_beside_the_tables(supermask: Invoke, finished: Path)
     assert told(Path("report.html"))["made"]["commands"] == [f"supermask report {finished / 'runs'} --out report.html"]
 
 
+def test_what_a_page_says_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a folder or a store are trained by no command that is known here; the folder may be the current one."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    made = heading(Path("r.html"), Collected(), ["a.yaml", ".", "s3://bucket/digits"], [], Path("runs"))
+    assert made.title == "a, mine, digits"
+    assert made.commands == ("supermask run a.yaml", "supermask report a.yaml . s3://bucket/digits --out r.html")
+
+
 def test_out_is_a_folder_and_a_page() -> None:
     assert split_out([]) == (Path("runs"), None)
     assert split_out([Path("a")]) == (Path("a"), None)
@@ -75,6 +85,19 @@ def test_specs_that_this_version_cannot_read_are_left_out(finished: Path, tmp_pa
     spec["method"] = {"name": "somebody-elses"}
     (folders[strange] / "spec.json").write_text(json.dumps(spec))
     assert set(changed_sections([{"run": run} for run in folders], folders)) == set(others)
+
+
+def test_code_that_a_spec_names_is_not_run(finished: Path, tmp_path: Path) -> None:
+    """A run folder may be somebody else's."""
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    folders = {path.name: path for path in sorted((tmp_path / "runs" / "tiny").iterdir())}
+    theirs, *others = folders
+    spec = json.loads((folders[theirs] / "spec.json").read_text())
+    spec["train"]["loss"] = "theirs:loss"
+    (folders[theirs] / "spec.json").write_text(json.dumps(spec))
+    (folders[theirs] / "theirs.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\nloss = print\n")
+    assert set(changed_sections([{"run": run} for run in folders], folders)) == set(others)
+    assert not (tmp_path / "was-run").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,29 @@ def test_tables_without_runs_are_printed_at_once(table: str, words: str, superma
     assert not Path("runs").exists()
 
 
+def test_a_table_takes_the_options_of_run(supermask: Invoke, paper: Path, tmp_path: Path) -> None:
+    """An executor with its options, a store, and a tracker; nothing of it changes a run."""
+    table, url = ("reproduce", "paper/table-1", "--fast", "--json"), f"file://{tmp_path}/store"
+    shared = ("--executor", "shared", "--with", "lease_seconds=5", "--workers", 0)
+    result = supermask(*table, *shared, "--store", url, "--track", "tensorboard:board")
+    assert result.exit_code == 0, result.output
+    ids = {run["run"] for run in json.loads(result.stdout)["runs"]}
+    assert {path.parent.name for path in (tmp_path / "store" / "paper-fast").glob("*/result.json")} == ids
+    assert {path.name.rpartition("-")[2] for path in Path("board/paper-fast").iterdir()} == ids
+    shutil.rmtree("runs-fast/paper-fast")
+    again = json.loads(supermask(*table, "--store", url, "--workers", 0).stdout)
+    assert {run["run"]: run["state"] for run in again["runs"]} == dict.fromkeys(ids, "skipped")
+
+
+def test_a_table_on_other_machines(supermask: Invoke, paper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their device is not looked for here, nor their time told."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = supermask("reproduce", "paper/table-1", "--fast", "--executor", "ray", "--device", "cuda")
+    assert result.exit_code == 2
+    assert result.stdout.rstrip().endswith("paper/table-1: 2 runs, 0 done, 2 to train")
+    assert "python -m pip install 'supermask[ray]'" in result.stderr
+
+
 def test_missing_data_of_a_whole_table_is_told(supermask: Invoke, paper: Path) -> None:
     result = supermask("reproduce", "paper/table-1", "--data-dir", "nothing")
     assert result.exit_code == 2
@@ -150,6 +174,12 @@ def test_missing_data_of_a_whole_table_is_told(supermask: Invoke, paper: Path) -
         (("paper/table-3",), "no table is called 'paper/table-3'; did you mean 'paper/table-"),
         (("--fast",), "--list shows all tables: leave out the table, --fast and --set"),
         (("paper/table-1", "--list"), "--list shows all tables"),
+        (("paper/table-1", "--executor", "rey"), "--executor rey: expected local or shared or ray or slurm; did you"),
+        (
+            ("paper/table-1", "--executor", "slurm", "--device", "auto"),
+            "--device auto looks at this machine, and slurm",
+        ),
+        (("paper/table-1", "--fast", "--track", "wandbb"), "no tracker is called 'wandbb'; did you mean 'wandb'?"),
     ],
 )
 def test_wrong_arguments_are_told(arguments: tuple[str, ...], message: str, supermask: Invoke, paper: Path) -> None:

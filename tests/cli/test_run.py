@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from supermask.lab.remote import Store
+
 from .conftest import Invoke
 
 
@@ -33,10 +35,13 @@ def test_the_same_command_repeats_nothing(supermask: Invoke, finished: Path) -> 
     assert "seed 0: done" not in result.stdout
 
 
-def test_worker_processes(supermask: Invoke, tiny: Path) -> None:
-    result = supermask("run", tiny, "--workers", 1, "--set", "vary.seed=[0]", "--set", "train.epochs=1")
+def test_worker_processes(supermask: Invoke, tiny: Path, tmp_path: Path) -> None:
+    """It is they that copy runs to a store."""
+    short, url = ("--set", "vary.seed=[0]", "--set", "train.epochs=1"), f"file://{tmp_path}/store"
+    result = supermask("run", tiny, "--workers", 1, *short, "--store", url)
     assert result.exit_code == 0
     assert "plain, seed 0: done, epoch 1/1" in result.stdout
+    assert len(Store(url).finished("tiny")) == 2
 
 
 def test_a_failed_run_is_listed_and_the_others_go_on(supermask: Invoke, tiny: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import count, repeat
 from pathlib import Path
 
 import pytest
@@ -25,23 +27,24 @@ def test_runs_go_to_a_store_and_come_back(supermask: Invoke, tiny: Path, tmp_pat
     assert {run["state"] for run in json.loads(other.stdout)["runs"]} == {"skipped"}
 
 
-def test_worker_processes_upload(supermask: Invoke, tiny: Path, tmp_path: Path) -> None:
-    url = f"file://{tmp_path}/store"
-    result = supermask("run", tiny, *SHORT[2:], "--workers", 1, "--store", url)
-    assert result.exit_code == 0
-    assert len(Store(url).finished("tiny")) == 2
-
-
+@pytest.mark.parametrize(("texts", "warnings"), [(repeat("full"), 1), (map("full, request {}".format, count()), 2)])
 def test_what_cannot_be_uploaded_is_a_warning_told_once(
-    supermask: Invoke, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    texts: Iterator[str],
+    warnings: int,
+    supermask: Invoke,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Of two runs: once where they hear the same, and once of each where every answer has a number of its own."""
+
     def refuse(*arguments: object) -> None:
-        raise StoreError("the bucket is full")
+        raise StoreError(f"the bucket is {next(texts)}")
 
     monkeypatch.setattr(Store, "push_checkpoint", refuse)
     result = supermask("run", tiny, *SHORT, "--checkpoint-seconds", 0, "--store", f"file://{tmp_path}/store")
     assert result.exit_code == 0
-    assert result.stderr.count("warning: the bucket is full\n") == 1
+    assert result.stderr.count("warning: the bucket is full") == warnings
 
 
 def test_a_store_that_is_not_there(supermask: Invoke) -> None:

@@ -9,8 +9,10 @@ import torch
 from supermask.core.masks import Masks
 from supermask.lab.load import make_experiment
 from supermask.lab.patch import merge, nest
+from supermask.lab.plan import expand
 from supermask.lab.run import run_experiment
-from supermask.lab.store import RunFolder
+from supermask.lab.runner import Job, Runner
+from supermask.lab.store import RunFolder, run_folder
 
 HERE = Path(__file__).parent
 
@@ -34,6 +36,21 @@ def run_here(patch, out, **options):
     """Run in this process; the outcome."""
     vary = options.pop("vary", None)
     return run_experiment(experiment(patch, vary=vary), out=out, workers=0, **options)
+
+
+def jobs_of(out, patch=None, **options):
+    """The jobs of the base experiment with dotted keys replaced, none of them begun."""
+    return [Job(spec, run_folder(out, "test", spec.id)) for spec in expand(experiment(patch, **options))]
+
+
+def stop_after(looks, job):
+    """Train a run until somebody wishes it to stop; checkpoints are taken between any two steps."""
+    left = iter([False] * looks + [True])
+    try:
+        Runner(checkpoint_seconds=0)(job, lambda _: None, lambda: next(left))
+    except KeyboardInterrupt:
+        return
+    raise AssertionError("the run ended before it was stopped")
 
 
 def only_run(out):

@@ -1,6 +1,7 @@
 """What a plan tells of budgets before anything trains, and the figures of what was trained."""
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -10,6 +11,7 @@ from supermask.cli.prepare import initial_state
 from supermask.errors import ConfigError
 from supermask.lab.budgets import planned_budgets
 from supermask.lab.plan import expand
+from supermask.lab.store import read_results
 
 from .helpers import HERE, experiment
 
@@ -96,12 +98,12 @@ def test_plan_run_and_figures(tmp_path, monkeypatch):
     assert report.exit_code == 0, report.output
     assert "Budgets: costs of what remains" in report.output
     drawn = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    charts = ("trade-off-bytes", "trade-off-density", "trade-off-macs", "training")
-    assert drawn == [
-        "channel-histogram.svg",
-        "channel-removal.svg",
-        *(f"{chart}.{kind}" for chart in charts for kind in ("pdf", "png", "svg")),
-    ]
+    costs = ("trade-off-bytes", "trade-off-density", "trade-off-macs")
+    charts = ("channel-histogram", "channel-removal", *costs, "training")
+    assert drawn == [f"{chart}.{kind}" for chart in charts for kind in ("pdf", "png", "svg")]
+    (half,) = (result["run"] for result in read_results(Path("runs")) if result["label"] == "half")
+    packed = runner.invoke(app, ["pack", f"runs/small/{half}"])
+    assert "`supermask shrink` takes them out of the network" in " ".join(packed.output.split())
     (tmp_path / "file").touch()
     refused = runner.invoke(app, ["report", "small.yaml", "--figures", "file"])
     assert refused.exit_code != 0

@@ -4,11 +4,10 @@ import shutil
 
 import pytest
 
-from supermask.lab.plan import expand
-from supermask.lab.runner import Job, Runner
-from supermask.lab.store import read_results, run_folder
+from supermask.lab.runner import Runner
+from supermask.lab.store import read_results
 
-from .helpers import assert_same_run, experiment, only_run, run_here
+from .helpers import assert_same_run, jobs_of, only_run, run_here, stop_after
 
 OWN = {"model": {"name": "userparts:build"}, "train.epochs": 3, "train.batch_size": 400}  # 4 steps an epoch
 WEIGHT = ("weights.safetensors", "masks.safetensors", "story.safetensors", "env.json", "metrics.jsonl", "lock")
@@ -25,10 +24,7 @@ def finished(tmp_path_factory):
 def stopped(tmp_path_factory):
     """A run that was stopped in its second epoch."""
     out = tmp_path_factory.mktemp("stopped")
-    (job,) = (Job(spec, run_folder(out, "test", spec.id)) for spec in expand(experiment(OWN)))
-    looks = iter([False] * 6 + [True])
-    with pytest.raises(KeyboardInterrupt):
-        Runner(checkpoint_seconds=0)(job, lambda _: None, lambda: next(looks))
+    stop_after(6, *jobs_of(out, OWN))
     return out
 
 
@@ -46,9 +42,11 @@ def copy(source, target, name, how):
 @pytest.mark.parametrize("how", ["missing", "half"])
 @pytest.mark.parametrize("name", WEIGHT)
 def test_a_finished_run_without_what_stands_beside_its_result(name, how, finished, tmp_path):
-    copy(finished, tmp_path, name, how)
+    """Weights may also be deleted to save space."""
+    path = copy(finished, tmp_path, name, how)
     assert len(run_here(OWN, tmp_path).skipped) == 1
     assert read_results(tmp_path) == read_results(finished)
+    assert path.exists() == (how == "half"), "left as it is"
 
 
 def test_a_run_whose_result_was_not_copied(finished, tmp_path):
@@ -115,7 +113,7 @@ def test_an_unfinished_run_that_cannot_go_on(name, how, message, stopped, tmp_pa
 def test_a_copy_made_while_the_run_trained(tmp_path):
     """At any moment between two steps: what is there resumes, or is begun again."""
     copies = []
-    (job,) = (Job(spec, run_folder(tmp_path / "runs", "test", spec.id)) for spec in expand(experiment(OWN)))
+    (job,) = jobs_of(tmp_path / "runs", OWN)
 
     def look_about():
         copies.append(tmp_path / f"copy-{len(copies)}")

@@ -21,11 +21,11 @@ from supermask.lab.executors.local import run_jobs
 from supermask.lab.files import write_json
 from supermask.lab.plan import expand
 from supermask.lab.run import run_experiment
-from supermask.lab.runner import Job, Runner, after_death
+from supermask.lab.runner import after_death
 from supermask.lab.store import read_failures, read_results, run_folder
 
 from .drivers import epochs_done, group_is_alive, kill, start_driver, wait_until, workers_of
-from .helpers import HERE, assert_same_run, experiment, only_run, run_here
+from .helpers import HERE, assert_same_run, experiment, jobs_of, only_run, run_here, stop_after
 
 OWN = {"model": {"name": "userparts:build"}, "train.epochs": 3, "train.batch_size": 400}  # 4 steps an epoch
 SLOW = {"model": {"name": "userparts:build"}, "train.epochs": 12}
@@ -104,7 +104,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 
 def test_killed_between_its_result_and_its_end(tmp_path, monkeypatch):
     """The result is there, the checkpoint not yet cleared away: the run is done, and was not done twice."""
-    (job,) = (Job(spec, run_folder(tmp_path, "test", spec.id)) for spec in expand(experiment(OWN)))
+    (job,) = jobs_of(tmp_path, OWN)
     monkeypatch.setattr("supermask.lab.runner.remove_checkpoint", lambda _: None)
     run_here(OWN, tmp_path, checkpoint_seconds=0)
     monkeypatch.undo()
@@ -118,7 +118,7 @@ def test_killed_between_its_result_and_its_end(tmp_path, monkeypatch):
 
 
 def test_the_death_of_a_worker_says_nothing_about_a_run_in_other_hands(tmp_path):
-    (job,) = (Job(spec, run_folder(tmp_path, "test", spec.id)) for spec in expand(experiment()))
+    (job,) = jobs_of(tmp_path)
     with locked(job.folder.lock):
         assert after_death(job, "worker killed").kind == "failed"
     assert not job.folder.failed.exists(), "it would lie beside the result of the other process"
@@ -133,10 +133,7 @@ def test_the_death_of_a_worker_says_nothing_about_a_run_in_other_hands(tmp_path)
 def stopped_once(tmp_path_factory):
     """A run that was stopped in its second epoch."""
     out = tmp_path_factory.mktemp("stopped")
-    (job,) = (Job(spec, run_folder(out, "test", spec.id)) for spec in expand(experiment(OWN)))
-    looks = iter([False] * 6 + [True])
-    with pytest.raises(KeyboardInterrupt):
-        Runner(checkpoint_seconds=0)(job, lambda _: None, lambda: next(looks))
+    stop_after(6, *jobs_of(out, OWN))
     return out
 
 
@@ -247,16 +244,6 @@ def test_a_result_of_another_version_is_left_alone(content, message, tmp_path):
     assert [event.run for event in outcome.done] == [good.id], "the others go on"
     assert json.loads(folder.result.read_text()) == content
     assert [path.name for path in folder.path.iterdir()] == ["result.json"]
-
-
-def test_a_finished_run_without_its_weights_is_finished(tmp_path):
-    """Weights may be deleted to save space; they are written before the result, so that they are there at first."""
-    run_here({}, tmp_path)
-    run = only_run(tmp_path)
-    run.weights.unlink()
-    run.masks.unlink()
-    assert len(run_here({}, tmp_path).skipped) == 1
-    assert not run.weights.exists()
 
 
 def test_what_a_killed_process_left_half_written_is_cleared_away(stopped, tmp_path):

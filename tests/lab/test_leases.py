@@ -186,6 +186,22 @@ def test_seconds_out_of_range(seconds):
         Leasing(seconds=seconds)
 
 
+def test_more_seconds_than_a_heart_can_wait():
+    """Its thread would end by an error."""
+    with pytest.raises(RunError, match=r"lease_seconds must be at most 86400 \(a day\), got inf"):
+        Leasing(seconds=float("inf"))
+
+
+def test_a_lease_that_another_host_has_removed(tmp_path, monkeypatch):
+    """As NFS says it to who has the folder open."""
+
+    def stale(self):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("pathlib.Path.iterdir", stale)
+    assert look(tmp_path) == Sight()
+
+
 # ---------------------------------------------------------------------- with locks
 
 

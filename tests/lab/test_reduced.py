@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from supermask.errors import ConfigError
+from supermask.errors import ConfigError, RunError
 from supermask.lab import reduced, reproductions
 from supermask.lab.load import load_experiment, make_experiment
 from supermask.lab.plan import expand
@@ -20,6 +20,7 @@ from supermask.lab.reproductions import (
     progress,
     tables,
 )
+from supermask.lab.store import run_folder
 
 TRAIN = {"epochs": 40, "batch_size": 128, "optimizer": {"name": "sgd", "lr": 0.1}}
 
@@ -178,6 +179,16 @@ def test_states(done, state):
     assert Progress(3, done, 0).state == state
 
 
+def test_a_run_that_failed_before_it_was_done_has_not_failed(tmp_path):
+    specs = expand(experiment(vary={"seed": 2}))
+    for spec in specs:
+        folder = run_folder(tmp_path, spec.experiment, spec.id)
+        folder.path.mkdir(parents=True)
+        folder.failed.touch()
+    folder.result.touch()
+    assert progress(specs, tmp_path) == Progress(2, 1, 1)
+
+
 @pytest.mark.parametrize(("out", "fast"), [("runs", "runs-fast"), ("/a/b", "/a/b-fast")])
 def test_reduced_results_lie_beside_the_others(out, fast):
     assert fast_folder(Path(out)) == Path(fast)
@@ -185,6 +196,14 @@ def test_reduced_results_lie_beside_the_others(out, fast):
 
 def test_reduced_results_of_the_current_folder(tmp_path):
     assert fast_folder(Path()) == Path(f"{tmp_path}-fast")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "runs-fast").touch()
+    with pytest.raises(
+        RunError, match=r"runs-fast/tables cannot be written \(Not a directory\): choose another by --out"
+    ):
+        make_fast("snip/table-1", tmp_path / "runs")
 
 
 def test_an_unchanged_file_is_left_alone(tmp_path):

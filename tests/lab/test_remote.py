@@ -3,19 +3,22 @@
 import io
 import json
 import logging
+import shutil
 import sys
 import zipfile
+from pathlib import Path
 
 import fsspec
 import pytest
 
-from supermask.errors import MissingExtraError, StoreError
+from supermask.errors import MissingExtraError, RunHeldError, StoreError
+from supermask.lab.leases import Leasing, claim, look
 from supermask.lab.remote import Store, mirror
-from supermask.lab.store import RunFolder, read_metrics, read_results
+from supermask.lab.store import RunFolder, read_metrics, read_results, run_folder
 
 from .helpers import assert_same_run, only_run, run_here
 
-SLOW = {"train.epochs": 3}
+SLOW = {"train.epochs": 3, "train.batch_size": 800}  # two steps an epoch
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +154,17 @@ def test_a_checkpoint_that_cannot_be_uploaded_stops_no_run(tmp_path, monkeypatch
     assert {event.message for event in seen if event.kind == "progress" and event.message} == {"no"}
 
 
+@pytest.fixture(scope="module")
+def store_of_a_stopped_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopped")
+    stopped(folder / "a", store=f"file://{folder}/store")
+    return folder / "store"
+
+
 @pytest.mark.parametrize("how", ["cut", "changed", "schema"])
-def test_a_damaged_checkpoint_is_never_unpacked(how, tmp_path):
+def test_a_damaged_checkpoint_is_never_unpacked(how, store_of_a_stopped_run, tmp_path):
     url = f"file://{tmp_path}/store"
-    stopped(tmp_path / "a", store=url)
+    shutil.copytree(store_of_a_stopped_run, tmp_path / "store")
     (file,) = (tmp_path / "store").rglob("checkpoint.zip")
     good = file.read_bytes()
     if how == "cut":
@@ -180,7 +190,7 @@ def test_a_damaged_checkpoint_is_never_unpacked(how, tmp_path):
 
 def test_a_mirror_holds_what_reports_read(url, tmp_path):
     run_here({}, tmp_path / "a", store=url, vary={"seed": 2})
-    stopped(tmp_path / "c", store=url)
+    stopped(tmp_path / "c", epochs=1, store=url)
     counts = []
     folder = mirror(url, tmp_path / "cache", on_start=counts.append)
     assert len(read_results(folder)) == 2
@@ -210,6 +220,75 @@ def test_errors_say_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(MissingExtraError, match=r"'fsspec': python -m pip install 'supermask\[stores\]'"):
         Store("file:///nowhere").finished("test")
+
+
+@pytest.mark.parametrize("url", ["s3:/bucket/folder", "bucket/folder"])
+def test_a_store_is_a_url(url, tmp_path, monkeypatch):
+    """A mistyped one would be a folder of that name here."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=rf"got '{url}'; for a folder say file://{tmp_path}/{url}$"):
+        run_here({}, tmp_path, store=url)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_object_that_would_lie_outside_of_the_cache(tmp_path):
+    fs = fsspec.filesystem("memory")
+    fs.store["/outside/test/../../../result.json"] = fs.open("/outside/test/x", "wb")
+    try:
+        with pytest.raises(StoreError, match=r"result\.json' in the store memory://outside would lie outside"):
+            mirror("memory://outside", tmp_path / "cache")
+    finally:
+        fs.store.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_another_machine_left_beside_the_result(tmp_path):
+    """Both trained the run; the slower one uploads no second result, and leaves nothing."""
+    url = f"file://{tmp_path}/store"
+    run_here({}, tmp_path / "a", store=url)
+    before = only_run(tmp_path / "store").result.read_bytes()
+    late = only_run(tmp_path / "store").path / "checkpoint.zip"
+    late.write_bytes(b"of the slower one")
+    run_here({}, tmp_path / "b")
+    Store(url).push_finished(only_run(tmp_path / "b"), "test")
+    assert not late.exists()
+    assert only_run(tmp_path / "store").result.read_bytes() == before
+
+
+def test_a_run_that_another_host_trains_is_not_fetched_under_its_hands(tmp_path, monkeypatch):
+    """Its lease is seen where its lock is not, and also where there are no locks at all."""
+    url = f"file://{tmp_path}/store"
+    run_here({}, tmp_path / "a", store=url)
+    folder = run_folder(tmp_path / "b", "test", only_run(tmp_path / "a").path.name)
+    folder.path.mkdir(parents=True)
+    monkeypatch.setattr("supermask.core.locking._try_lock", lambda file, *, optional: optional)
+    with claim(folder.lease, look(folder.lease), Leasing()):
+        Store(url).exchange(folder, "test", here=True)
+        assert not folder.result.exists()
+    Store(url).exchange(folder, "test", here=True)
+    assert folder.result.exists()
+
+
+@pytest.mark.parametrize("what", ["result", "checkpoint"])
+def test_a_process_that_lost_its_run_while_it_fetched(what, store_of_a_stopped_run, tmp_path):
+    """Paused for long in the middle of a download: what another process has written since stays."""
+    url = f"file://{store_of_a_stopped_run if what == 'checkpoint' else tmp_path / 'store'}"
+    if what == "result":
+        run_here({}, tmp_path / "a", store=url)
+    (run,) = Path(url.removeprefix("file://")).glob("test/*")
+    folder = run_folder(tmp_path / "b", "test", run.name)
+    left = [1, 1]
+
+    def before_write():
+        if not left:
+            raise RunHeldError("another process has taken this run over")
+        left.pop()
+
+    with pytest.raises(RunHeldError):
+        Store(url).fetch(folder, "test", before_write)
+    assert len([path for path in folder.path.rglob("*") if path.is_file()]) == 2
+    assert not folder.result.exists()
+    assert not folder.checkpoint.exists()
 
 
 def _denied(url, **options):

@@ -12,7 +12,7 @@ from .helpers import experiment
 
 FACTS = {
     "n_train": 8, "n_test": 2, "n_validation": 2, "input_shape": (64,),
-    "seconds": {"total": 1.0, "train": 1.0, "evaluate": 0.0}, "memory": {}, "threads": 1, "device": "cpu",
+    "seconds": {"total": 1.0, "train": 1.0, "evaluate": 0.0}, "memory": {}, "threads": 1, "device": "cpu", "processes": 1,
     "starts": [{"cpu": "a processor", "cores": 2, "device": "cpu", "python": "3.11"}], "rounds": 1,
     "notes": [], "channels": None,
 }  # fmt: skip

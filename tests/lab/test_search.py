@@ -120,6 +120,56 @@ def test_a_trial_whose_run_fails_is_told_and_not_tried_again(tmp_path):
     assert search(experiment, out=tmp_path, train=train, trials=1).trials == found.trials
 
 
+def test_a_run_that_another_process_trains_is_no_failure(tmp_path):
+    experiment = searched()
+    with pytest.raises(
+        RunError, match=r"has not ended: wait for the process that trains it, .* tries this setting again"
+    ):
+        search(experiment, out=tmp_path, train=lambda *_: None, trials=2, at_once=2)
+    train = Trainer(tmp_path)
+    found = search(experiment, out=tmp_path, train=train, trials=2, at_once=2)
+    assert [trial.objectives is None for trial in found.trials] == [False, False]
+    assert sorted(train.done) == sorted(run for trial in found.trials for run in trial.runs)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "spec.json",
+            lambda spec: spec["train"].update(eval_batch_size=7),
+            "whose full spec differs: train.eval_batch",
+        ),
+        (
+            "result.json",
+            lambda result: result.pop("metric"),
+            "of an earlier version and has no metric.validation; delete",
+        ),
+    ],
+)
+def test_results_that_are_not_of_this_search(file, change, message, tmp_path):
+    """What an earlier version left under the same id is not taken for a trial's, nor the trial for a failure."""
+    experiment = searched()
+    (trial,) = search(experiment, out=tmp_path, train=Trainer(tmp_path), trials=1).trials
+    (tmp_path / "test" / "search.journal").unlink()
+    path = tmp_path / "test" / trial.runs[0] / file
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=re.escape(message)):
+        search(experiment, out=tmp_path, train=Trainer(tmp_path), trials=1)
+
+
+def test_half_a_line_at_the_end_of_the_journal(tmp_path):
+    """Of a full disk. What is written after it must be readable."""
+    experiment = searched()
+    search(experiment, out=tmp_path, train=Trainer(tmp_path), trials=1)
+    journal = tmp_path / "test" / "search.journal"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code":4,"wor')
+    for trials in (2, 3):
+        assert len(search(experiment, out=tmp_path, train=Trainer(tmp_path), trials=trials).trials) == trials
+
+
 def test_another_space_is_another_search_in_the_same_file(tmp_path):
     search(searched(), out=tmp_path, train=Trainer(tmp_path), trials=1)
     other = searched({"train.optimizer.lr": [0.1, 0.2]})
@@ -192,6 +242,12 @@ def test_wrong_sections(section, message):
 def test_experiments_that_cannot_be_searched(experiment, message, tmp_path):
     with pytest.raises(ConfigError, match=re.escape(message)):
         search(experiment(), out=tmp_path, train=Trainer(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"the results folder .*file/test cannot be written \(Not a directory\): choose"):
+        search(searched(), out=tmp_path / "file", train=Trainer(tmp_path))
 
 
 def test_one_search_at_a_time(tmp_path):

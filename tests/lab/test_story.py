@@ -270,14 +270,17 @@ def test_runs_that_are_not_judged_by_accuracy_have_none(tmp_path):
     assert read_story(only_run(tmp_path)) == {}
 
 
-def test_many_classes_need_two_bytes():
-    outputs = torch.zeros(3, 1000)
-    outputs[:, 999] = 5.0
+@pytest.mark.parametrize(
+    ("classes", "kind"), [(256, torch.uint8), (257, torch.uint16), (65_536, torch.uint16), (65_537, torch.int32)]
+)
+def test_a_class_is_kept_in_as_many_bytes_as_it_needs(classes, kind):
+    outputs = torch.zeros(3, classes)
+    outputs[:, classes - 1] = 5.0
     kept = Story.__new__(Story)
-    kept.predictions([predict(outputs), predict(outputs)], torch.full((6,), 300))
-    assert kept._predicted["predictions"].dtype == torch.uint16
-    assert kept._predicted["predictions"].tolist() == [999] * 6
-    assert kept._predicted["targets"].tolist() == [300] * 6
+    kept.predictions([predict(outputs), predict(outputs)], torch.full((6,), classes - 1))
+    for name in ("predictions", "targets"):
+        assert kept._predicted[name].dtype == kind
+        assert kept._predicted[name].tolist() == [classes - 1] * 6
 
 
 # ---------------------------------------------------------------------- files

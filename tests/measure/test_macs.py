@@ -17,8 +17,9 @@ from supermask.measure.macs import CONVENTION, author_flops, macs
 
 def counts(model: nn.Module, shape: tuple[int, ...], masks: dict[str, Tensor] | None = None) -> tuple[int, int]:
     result = macs(model, shape, masks or {})
-    assert list(result) == ["dense", "remaining", "convention"]
+    assert list(result) == ["dense", "remaining", "layers", "convention"]
     assert result["convention"] == CONVENTION
+    assert [sum(parts) for parts in zip(*result["layers"].values())] in ([result["dense"], result["remaining"]], [])
     return result["dense"], result["remaining"]
 
 
@@ -135,7 +136,7 @@ class Hidden(nn.Module):
 )
 def test_weights_that_are_used_otherwise_are_named(model: nn.Module, shape: tuple[int, ...], names: str) -> None:
     result = macs(model, shape, {})
-    assert (result["dense"], result["remaining"]) == (None, None)
+    assert (result["dense"], result["remaining"], result["layers"]) == (None, None, {})
     why = f"{CONVENTION}; not counted here: no convolution or linear layer that is called uses {names}"
     assert result["convention"].startswith(why)
 
@@ -153,6 +154,17 @@ def test_a_model_that_takes_no_batch_of_one_is_no_error() -> None:
     result = macs(nn.Linear(3, 2), (4,), {})
     assert result["dense"] is None
     assert "not counted here: the model takes no batch of one (RuntimeError: mat1 and mat2" in result["convention"]
+
+
+def test_single_layers_of_a_network() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    model[4].weight = model[3].weight  # used twice
+    masks = {"0.weight": first((2, 1, 3, 3), 5), "3.weight": first((2, 2), 1)}
+    assert macs(model, (1, 4, 4), masks)["layers"] == {
+        "0.weight": [18 * 4, 5 * 4],
+        "2.weight": [16, 16],
+        "3.weight": [2 * 4, 2 * 1],
+    }
 
 
 def test_the_model_is_left_as_it_was() -> None:

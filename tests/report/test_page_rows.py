@@ -152,6 +152,18 @@ def test_the_verdict_on_better_worse_alone_and_dense_rows() -> None:
     assert verdict(once)["note"] == "Fewer than 5 pairs of runs: trust no interval."
 
 
+def test_the_verdict_calls_nothing_equal_by_a_few_pairs() -> None:
+    """Their intervals are so wide that a bad setting could not be told apart, and would be shown as it keeps less."""
+    results = [*dense(BASE[:2]), *many([0.94, 0.96]), *many([0.90, 0.70], label="bad", remaining=10)]
+    (block,) = made(results)
+    (difference,) = [line.difference for line in block.lines if line and line.row.label == "bad"]
+    assert difference is not None
+    assert difference.is_none
+    assert verdict(block)["sentence"] == (
+        "Sparse, with 10 % of the weights, does best against the dense network, in the 2 pairs of runs that there are."
+    )
+
+
 def test_a_verdict_where_lower_is_better() -> None:
     results = [regression(seed, 1.0 + seed / 10, label="dense") | {"run": f"d{seed}"} for seed in range(5)]
     results += [

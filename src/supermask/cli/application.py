@@ -72,10 +72,10 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def start(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[
+    debug: Annotated[  # noqa: ARG001
         bool, typer.Option("--debug", help="Show the traceback of an error; SUPERMASK_DEBUG=1 does the same.")
     ] = False,
 ) -> None:
@@ -83,6 +83,9 @@ def start(
 
     Hyper-parameters stand in experiment files; --set key=value changes them for one command.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # started by torchrun; torch reads these when it is imported
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DistributedDataParallel warns of what we ask it for
 
 
 _VERBS: tuple[Callable[..., None], ...] = (

@@ -79,7 +79,7 @@ class Collected:
             RunError: A file of a run is damaged.
         """
         from supermask.lab.store import RunFolder
-        from supermask.report.page_figures import figures
+        from supermask.report.page_figures import figures, formats
         from supermask.report.page_runs import Source
 
         folders = {result["run"]: folder for (folder, _), result in self.results.items()}
@@ -87,7 +87,8 @@ class Collected:
         sources = {run: Source(folder) for run, folder in folders.items()}
         found = figures(content, list(self.results.values()), sources)
         if any(RunFolder(folder).channels.exists() for folder in folders.values()):
-            found |= self.figures(content.rows)
+            for name, svg in self.figures(content.rows).items():
+                found |= formats(Path(name).stem, svg.decode())
         if not found:
             raise ConfigError("--figures: there is nothing to draw, as no run here is finished")
         return found
@@ -323,6 +324,8 @@ def collect_folder(folder: Path, found: Collected) -> None:
             results[path] = read_result(RunFolder(path))
         except RunError as error:
             failures[path] = _unreadable(path, error)
+        else:
+            failures.pop(path, None)  # of an attempt before the one that has the result
     root = folder.resolve()  # asked once: below it no links are followed
     for path, result in sorted(results.items(), key=lambda item: _natural(item[1], "experiment", "label", "seed")):
         found.results.setdefault((root / path.relative_to(folder), result["label"]), result)

@@ -13,6 +13,7 @@ import typer
 from supermask.cli.output import print_grids, print_json
 from supermask.cli.prepare import require_data
 from supermask.cli.progress import UNKNOWN, clock
+from supermask.cli.seeds import Seeds, seeds_grid
 from supermask.lab.budgets import PlannedBudget
 from supermask.lab.cost import Cost, SettingCost, measure
 from supermask.lab.load import index
@@ -67,9 +68,14 @@ def measure_costs(
 
 
 def print_plan(
-    name: str, folder: Path, runs: Sequence[Mapping[str, Any]], cost: Cost, budgets: Sequence[PlannedBudget]
+    name: str,
+    folder: Path,
+    runs: Sequence[Mapping[str, Any]],
+    cost: Cost,
+    budgets: Sequence[PlannedBudget],
+    seeds: Seeds | None,
 ) -> None:
-    """Print the runs of an experiment, their states and their cost, and what budgets of channels can be met."""
+    """Print the runs of an experiment, their states and cost, how seeds train, and what budgets of channels can be met."""
     if not runs:
         typer.echo("no runs: this experiment only quotes literature; `supermask report` prints it")
         return
@@ -77,9 +83,10 @@ def print_plan(
     rows = tuple(tuple(str(run[key]) for key in ("run", "label", "seed", "state")) for run in runs)
     grid = Grid(f"{name}: {len(runs)} runs", ("run", "label", "seed", "state"), rows, frozenset({0, 1, 3}))
     table, notes = cost_table(cost)
-    limits = [_budget_grid(budgets)] if budgets else []
-    notes += [note for grid in limits for note in grid.notes]
-    print_grids([grid, *limits, table], [*notes, f"{states}; run folders: {folder}"])
+    more = [_budget_grid(budgets)] if budgets else []
+    more += [seeds_grid(seeds)] if seeds else []
+    notes += [note for grid in more for note in grid.notes]
+    print_grids([grid, *more, table], [*notes, f"{states}; run folders: {folder}"])
 
 
 def cost_json(cost: Cost) -> dict[str, Any]:

@@ -95,6 +95,10 @@ Table = Annotated[
         autocompletion=complete.tables,
     ),
 ]
+ListTables = Annotated[bool, typer.Option("--list", help="List every table and how far it is.")]
+Fast = Annotated[
+    bool, typer.Option("--fast", help="Few images, epochs and one seed, in a results folder of their own.")
+]
 Format = Annotated[
     str | None,
     typer.Option("--format", help="text, markdown (or md), latex, csv or json.", autocompletion=complete.formats),

@@ -69,9 +69,10 @@ def heading(path: Path, collected: Collected, where: Sequence[str], settings: Se
 
     changes = [part for setting in settings for part in ("--set", setting)]
     folder = [] if out == Path("runs") else ["--out", str(out)]
-    runs = [shlex.join(["supermask", "run", place, *changes, *folder]) for place in where if not Path(place).is_dir()]
+    results = [place for place in where if Path(place).is_dir() or "://" in place]
+    runs = [shlex.join(["supermask", "run", place, *changes, *folder]) for place in where if place not in results]
     report = shlex.join(["supermask", "report", *where, *changes, *folder, "--out", path.name])
-    title = ", ".join(place.removesuffix(".yaml") if not Path(place).is_dir() else Path(place).name for place in where)
+    title = ", ".join(_name(place) if place in results else place.removesuffix(".yaml") for place in where)
     return Heading(
         title=title,
         about=" ".join(f"{about.rstrip('.')}." for about in collected.abouts),
@@ -80,18 +81,25 @@ def heading(path: Path, collected: Collected, where: Sequence[str], settings: Se
     )
 
 
+def _name(place: str) -> str:
+    """What a folder or a store is called; of the current folder, its name."""
+    return (Path(place) if "://" in place else Path(place).resolve()).name or place
+
+
 def changed_sections(results: Sequence[Mapping[str, Any]], folders: Mapping[str, Path]) -> dict[str, Mapping[str, Any]]:
     """Run id -> the sections of its spec with only what differs from the defaults.
 
     Runs whose spec this version cannot read as a config (a method of a plug-in that is not loaded, files that stand as
-    hashes) are left out.
+    hashes) are left out; so are those that name code of their user, as a report runs none.
 
     Args:
         results: The results of the runs.
         folders: Run id -> its folder.
     """
     from supermask.lab.config import parse_run
+    from supermask.lab.reference import is_reference
     from supermask.lab.store import RunFolder, read_json
+    from supermask.report.page_runs import flat
 
     known: dict[str, Mapping[str, Any] | None] = {}
     found = {}
@@ -102,6 +110,8 @@ def changed_sections(results: Sequence[Mapping[str, Any]], folders: Mapping[str,
             known[key] = None
             spec = read_json(RunFolder(folder).spec) if RunFolder(folder).spec.exists() else {}
             sections = {name: spec[name] for name in _SECTIONS if name in spec}
+            if any(isinstance(value, str) and is_reference(value) for value in flat(sections).values()):
+                continue
             try:
                 known[key] = parse_run(sections, folder).to_sections(defaults=False)
             except ConfigError:

@@ -27,13 +27,16 @@ def plan(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the runs of an experiment, which exist, what the others will cost, and what budgets can be met. Writes nothing.
+    """Show the runs of an experiment, which exist, what the others will cost, and what budgets can be met.
+
+    Writes nothing, but with --measure how seeds train that may train as one batch.
 
     Without an experiment, list those that ship with the package.
     """
     from supermask.cli.costs import budgets_json, cost_json, measure_costs, print_plan, print_shipped
     from supermask.cli.output import print_json
     from supermask.cli.prepare import resolve_device
+    from supermask.cli.seeds import gains, plan_seeds, seeds_json
     from supermask.lab.budgets import planned_budgets
     from supermask.lab.cost import Cost
     from supermask.lab.load import load_experiment
@@ -55,13 +58,16 @@ def plan(
         runs.append(values | {"state": _state(folder), "folder": str(folder.path)})
     runner = Runner(threads=threads, device=device, data_dir=data_dir)
     measured = measure_costs(specs, out, runner, workers=workers) if measure else {}
+    seeds = plan_seeds(loaded, specs, out, runner, workers=workers, measure=measure)
+    measured |= {label: measured[label] / gain for label, gain in gains(seeds).items() if label in measured}
     cost = Cost.of(specs, out, workers=workers, device=device, measured=measured)
     budgets = planned_budgets(specs)
     if as_json:
         about = {"schema": 1, "experiment": loaded.name, "folder": str(folder_of_all)}
-        print_json(about | {"runs": runs, "cost": cost_json(cost), "budgets": budgets_json(budgets)})
+        what = {"runs": runs, "cost": cost_json(cost), "seeds": seeds_json(seeds)}
+        print_json(about | what | {"budgets": budgets_json(budgets)})
         return
-    print_plan(loaded.name, folder_of_all, runs, cost, budgets)
+    print_plan(loaded.name, folder_of_all, runs, cost, budgets, seeds)
 
 
 def _state(folder: RunFolder) -> str:

@@ -15,8 +15,10 @@ from supermask.cli.costs import cost_table
 from supermask.cli.outcome import print_outcome
 from supermask.cli.output import print_document, print_grids, print_json, write_figures
 from supermask.cli.progress import UNKNOWN
+from supermask.cli.training import train
 from supermask.errors import ConfigError
 from supermask.lab.cost import Cost
+from supermask.lab.distributed import is_first
 from supermask.lab.load import Experiment, load_experiment
 from supermask.lab.plan import RunSpec, expand
 from supermask.lab.reproductions import (
@@ -57,18 +59,30 @@ class Plan:
     reduction: str = ""
     file: Path | None = None
 
-    def print(self, *, workers: int | None, device: str, as_json: bool) -> None:
-        """Say what there is and what is left."""
+    def print(self, *, workers: int | None, device: str | None, as_json: bool) -> None:
+        """Say what there is and what is left.
+
+        Args:
+            workers: Runs at once.
+            device: Where to train; None: on other machines, whose speed is not known here.
+            as_json: Keep stdout free.
+        """
+        if not is_first():  # of the processes of torchrun: it tells
+            return
         there = progress(self.specs, self.out)
         say = [f"{self.table}: {there.runs} runs, {there.done} done, {there.runs - there.done} to train"]
         if self.reduction:
             say = [f"{self.reduction}.", f"Its settings: {self.file}", *say]
         typer.echo("\n".join(say), err=as_json)
-        if there.done < there.runs and not as_json:
+        if there.done < there.runs and device is not None and not as_json:
             cost = Cost.of(self.specs, self.out, workers=workers, device=device)
             if cost.seconds is not None:  # otherwise `supermask plan --measure` would have to find out first
                 grid, notes = cost_table(cost)
                 print_grids([grid], notes)
+
+    def train(self, **how: Any) -> Outcome:
+        """Train what is missing, see :func:`supermask.cli.training.train`."""
+        return train(self.experiment, self.specs, self.out, **how)
 
     def print_table(self, outcome: Outcome, *, as_json: bool) -> None:
         """Print ours beside what was published, and draw what was recorded of the channels."""

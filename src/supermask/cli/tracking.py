@@ -26,7 +26,7 @@ Track = Annotated[
 def tracked(
     track: Sequence[str], specs: Sequence[RunSpec], show: Callable[[Event], None]
 ) -> Iterator[Callable[[Event], None]]:
-    """Hand events to whoever shows them and to the trackers; what goes wrong beside the runs goes to stderr, once.
+    """Hand events to whoever shows them and to the trackers; what goes wrong beside a run goes to stderr, once.
 
     Args:
         track: `NAME[:TARGET]` of each tracker.
@@ -42,10 +42,10 @@ def tracked(
     trackers = [(name, open_tracker(name)) for name in track]
     told: set[str] = set()
 
-    def warn(trouble: str) -> None:
-        if trouble not in told:
-            told.add(trouble)
+    def warn(trouble: str, *run: str) -> None:
+        if told.isdisjoint((trouble, *run)):
             typer.echo(f"warning: {trouble}", err=True)
+        told.update((trouble, *run))
 
     with Tracking(trackers, specs, warn) as tell:
 
@@ -53,6 +53,6 @@ def tracked(
             show(event)
             tell(event)
             if event.kind == "progress" and event.message:
-                warn(event.message)
+                warn(event.message, event.run)  # what stores answer may differ from one checkpoint to the next
 
         yield both

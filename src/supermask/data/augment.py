@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,18 @@ from torch import Tensor
 from supermask.errors import HyperparameterError
 
 _TRIES: Final = 10  # of a random part, before the middle is taken
+
+
+class Rows(NamedTuple):
+    """Which examples of a batch a process has; each is augmented as it would be in the whole batch.
+
+    Args:
+        places: Their places in the batch, int64, shape (b,).
+        of: Examples of the whole batch.
+    """
+
+    places: Tensor
+    of: int
 
 
 @dataclass(frozen=True)
@@ -41,17 +53,18 @@ class CropFlip:
         if not isinstance(self.flip, bool):
             raise HyperparameterError(f"flip must be true or false, got {self.flip!r}")
 
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, x: Tensor, generator: torch.Generator, part: Rows | None = None) -> Tensor:
         """Augment a batch.
 
         Args:
             x: Normalised images, shape (B, C, H, W), any dtype and device; not changed.
             generator: Source of the draws, on the CPU or on the device of ``x``.
+            part: Where ``x`` is a part of a batch: which; the draws are those of the whole batch.
 
         Returns:
             New tensor, shape, dtype and device of ``x``, contiguous.
         """
-        rows, columns, flips = (drawn.to(x.device) for drawn in self.draw(len(x), generator))
+        rows, columns, flips = (_of_part(drawn, part).to(x.device) for drawn in self.draw(_count(x, part), generator))
         return shift_flip(x, self.padding, rows, columns, flips if self.flip else None)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,6 +75,16 @@ class CropFlip:
         if not self.flip:
             return rows, columns, torch.zeros(batch, dtype=torch.bool, device=where)
         return rows, columns, torch.randint(2, (batch,), generator=generator, device=where).bool()
+
+
+def _count(x: Tensor, part: Rows | None) -> int:
+    """Examples of the whole batch."""
+    return len(x) if part is None else part.of
+
+
+def _of_part(drawn: Tensor, part: Rows | None) -> Tensor:
+    """What was drawn for these examples, on the device of the generator."""
+    return drawn if part is None else drawn[part.places.to(drawn.device)]
 
 
 def shift_flip(x: Tensor, padding: int, rows: Tensor, columns: Tensor, flips: Tensor | None) -> Tensor:
@@ -133,21 +156,26 @@ class RandomResizedCrop:
         if not isinstance(self.flip, bool):
             raise HyperparameterError(f"flip must be true or false, got {self.flip!r}")
 
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, x: Tensor, generator: torch.Generator, part: Rows | None = None) -> Tensor:
         """Augment a batch.
 
         Args:
             x: Normalised images, shape (B, C, H, W), any floating-point type and device; not changed.
             generator: Source of the draws, on the CPU or on the device of ``x``.
+            part: Where ``x`` is a part of a batch: which; the draws are those of the whole batch.
 
         Returns:
             New tensor (B, C, size, size), dtype and device of ``x``, contiguous.
         """
         batch, channels, height, width = x.shape
-        top, left, rows, columns = (part.to(x.device) for part in self.parts(batch, height, width, generator))
+        whole = _count(x, part)
+        top, left, rows, columns = (
+            _of_part(drawn, part).to(x.device) for drawn in self.parts(whole, height, width, generator)
+        )
         work = torch.float64 if x.dtype == torch.float64 else torch.float32
         if self.flip:
-            flips = torch.randint(2, (batch,), generator=generator, device=generator.device).to(x.device).bool()
+            flips = torch.randint(2, (whole,), generator=generator, device=generator.device)
+            flips = _of_part(flips, part).to(x.device).bool()
         else:
             flips = torch.zeros(batch, dtype=torch.bool, device=x.device)
         first, second, share = _sample(top, rows, self.size)
@@ -238,14 +266,16 @@ class SubsetCropFlip:
     def __post_init__(self) -> None:
         CropFlip(self.padding)
 
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, x: Tensor, generator: torch.Generator, part: Rows | None = None) -> Tensor:
         """Augment a batch; arguments and result as in :meth:`CropFlip.__call__`."""
-        rows, columns, flips = CropFlip(self.padding).draw(len(x), generator)
-        subset = torch.randint(6, (len(x),), generator=generator, device=generator.device)
+        count = _count(x, part)
+        rows, columns, flips = CropFlip(self.padding).draw(count, generator)
+        subset = torch.randint(6, (count,), generator=generator, device=generator.device)
         shifted = subset >= 3  # 0, 1: neither; 2: flip; 3: shift; 4, 5: both
         rows, columns = (torch.where(shifted, shift, self.padding) for shift in (rows, columns))
         flips = flips & ((subset == 2) | (subset >= 4))
-        return shift_flip(x, self.padding, rows.to(x.device), columns.to(x.device), flips.to(x.device))
+        rows, columns, flips = (_of_part(drawn, part).to(x.device) for drawn in (rows, columns, flips))
+        return shift_flip(x, self.padding, rows, columns, flips)
 
 
 Augmentation = CropFlip | RandomResizedCrop | SubsetCropFlip

@@ -70,9 +70,15 @@ class Split:
             return x, y
         return self.inputs(x.to(y.device), whole=whole), y
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images in order, ``size`` at once; the last batch may be smaller."""
-        for start in range(0, len(self), size):
+    def batches(self, size: int, *, first: int = 0, every: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in order, ``size`` at once; the last batch may be smaller.
+
+        Args:
+            size: Images of a batch.
+            first: Number of the first batch that is wanted.
+            every: Distance to the next one.
+        """
+        for start in range(first * size, len(self), every * size):
             yield self.batch(slice(start, start + size))
 
 

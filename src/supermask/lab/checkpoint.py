@@ -37,7 +37,20 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     Raises:
         CheckpointError: The file is damaged, or of another version.
     """
-    content = path.read_bytes()
+    return parse_checkpoint(path.read_bytes(), path, device)
+
+
+def parse_checkpoint(content: bytes, path: Path, device: torch.device) -> dict[str, Any]:
+    """The state in the bytes of a checkpoint.
+
+    Args:
+        content: What the file holds.
+        path: Its name, for messages.
+        device: Where tensors go.
+
+    Raises:
+        CheckpointError: The content is damaged, or of another version.
+    """
     start = len(_HEAD) + _DIGEST + 1
     payload = content[start:]
     form, line_break, _ = content.removeprefix(_MAGIC).partition(b"\n")

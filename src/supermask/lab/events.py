@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 Kind = Literal["started", "resumed", "progress", "epoch", "done", "skipped", "failed"]
+ENDS: Final = ("done", "skipped", "failed")  # one of them is the last of a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Event:
         seconds: Time this run has taken so far, earlier starts included.
         message: Why a run failed or was skipped; of ``progress``, what went wrong beside it.
         line: What ``metrics.jsonl`` holds of the epoch, of an ``epoch``.
+        elsewhere: Another driver tells this too, as its own.
     """
 
     kind: Kind
@@ -46,3 +49,22 @@ class Event:
     seconds: float | None = None
     message: str | None = None
     line: dict[str, Any] | None = None
+    elsewhere: bool = False
+
+
+def done_values(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``done`` tells of a run.
+
+    Args:
+        result: Its ``result.json``.
+    """
+    counts = result["counts"]
+    return {
+        "epoch": result["epochs"],
+        "epochs": result["epochs"],
+        "loss": result["loss"]["train"],
+        "accuracy": result["accuracy"]["last"],
+        "metric": result.get("metric", result["accuracy"])["last"],
+        "density": counts["weights_remaining"] / counts["weights_targeted"] if counts["weights_targeted"] else None,
+        "seconds": result["seconds"]["total"],
+    }

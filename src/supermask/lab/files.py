@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from supermask.core.arrays import atomic_write, sync_folder
+from supermask.errors import RunError
 
 
 def canonical_json(value: Any) -> str:
@@ -26,6 +28,21 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync_folder(folder.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a results folder if it is missing, and make sure that it can be written.
+
+    Raises:
+        RunError: It cannot.
+    """
+    try:
+        make_folder(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        way = "choose another by --out, or make this one writable"
+        raise RunError(f"the results folder {folder} cannot be written ({error.strerror}): {way}") from error
 
 
 def sha256(path: Path) -> str:

@@ -21,6 +21,7 @@ Exclusive creation is what a shared file system must be able to do; locks are no
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -37,9 +38,11 @@ from supermask.errors import RunError, RunHeldError
 
 LEASE_SECONDS: Final = 60.0
 LEAST_SECONDS: Final = 1.0
+MOST_SECONDS: Final = 86_400.0
 BEATS: Final = 6  # changes of a claim in its seconds
 _HELD: Final = "held"
 _RELEASED: Final = "released"
+_GONE: Final = (errno.ENOENT, getattr(errno, "ESTALE", errno.ENOENT))  # the latter is what NFS says
 _LENGTH: Final = 256  # bytes of a claim: the same for all, so that it is changed in one place at once
 
 
@@ -48,8 +51,8 @@ class Leasing:
     """How a process claims runs.
 
     Args:
-        seconds: A claim that does not change for so long has lapsed; at least :data:`LEAST_SECONDS`. Network file systems
-            may show others a change only after a minute (the attribute cache of NFS).
+        seconds: A claim that does not change for so long has lapsed; from :data:`LEAST_SECONDS` to :data:`MOST_SECONDS`.
+            Network file systems may show others a change only after a minute (the attribute cache of NFS).
         wait: Wait for a run that another process holds, until it lapses, is released or has its result; False: leave it.
         owner: Names the driver whose processes these are.
 
@@ -64,6 +67,8 @@ class Leasing:
     def __post_init__(self) -> None:
         if not self.seconds >= LEAST_SECONDS:
             raise RunError(f"lease_seconds must be at least {LEAST_SECONDS:g}, got {self.seconds}")
+        if self.seconds > MOST_SECONDS:
+            raise RunError(f"lease_seconds must be at most {MOST_SECONDS:g} (a day), got {self.seconds}")
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,10 @@ def look(folder: Path) -> Sight:
     try:
         number = max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
         return Sight(number, _claim(folder, number).read_bytes()) if number else Sight()
-    except FileNotFoundError:  # none, or removed just now as the run has its result
-        return Sight()
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        return Sight()  # none, or removed just now as the run has its result
 
 
 class Observer:

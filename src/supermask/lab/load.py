@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import yaml
 
@@ -22,6 +22,7 @@ from supermask.lab.annotations import Kind, PublishedSection, Table, parse_publi
 from supermask.lab.patch import holds, leaves, merge, nest, overlap
 from supermask.lab.validate import build, check, require_known, require_mapping, show
 
+Seeds = Literal["separate", "vectorized"]
 SECTIONS: Final = ("model", "init", "data", "method", "train")
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*")
 
@@ -42,6 +43,8 @@ class Experiment:
         table: Which kind of table the experiment stands for.
         search: Raw ``search`` section, see :mod:`supermask.lab.search_section`; no part of any run.
         changed: Whether settings of the command line were applied: labels may then differ from those of the file.
+        seeds: ``vectorized``: all seeds share one order of the data, and train as one batch where that was measured to be
+            faster.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Experiment:
     table: Table = field(default_factory=Table)
     changed: bool = False
     search: dict[str, Any] = field(default_factory=dict)
+    seeds: Seeds = "separate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,7 @@ def make_experiment(raw: dict[str, Any], *, name: str = "experiment", folder: Pa
         ConfigError: An unknown top-level key, a wrong name, a plug-in that fails, or runs for a table that has none.
     """
     folder = (folder or Path()).resolve()
-    require_known(raw, ("name", "about", *SECTIONS, "plugins", "vary", "published", "table", "search"), "")
+    require_known(raw, ("name", "about", *SECTIONS, "plugins", "seeds", "vary", "published", "table", "search"), "")
     name = raw.get("name", name)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(f"name: letters, digits and ._+- only (it names the results folder), got {show(name)}")
@@ -118,6 +122,9 @@ def make_experiment(raw: dict[str, Any], *, name: str = "experiment", folder: Pa
         if not file.is_file():
             raise ConfigError(f"plugins: no such file: {file}; paths are relative to the experiment file")
         load_plugin(file)
+    seeds = raw.get("seeds", "separate")
+    if seeds not in get_args(Seeds):
+        raise ConfigError(f"seeds: expected {' or '.join(get_args(Seeds))}, got {show(seeds)}; how many is vary.seed")
     base: dict[str, dict[str, Any]] = {key: require_mapping(raw[key], key) for key in SECTIONS if key in raw}
     table = parse_table(raw.get("table", {}))
     if table.kind == "literature" and (given := [key for key in (*SECTIONS, "vary", "plugins") if key in raw]):
@@ -132,6 +139,7 @@ def make_experiment(raw: dict[str, Any], *, name: str = "experiment", folder: Pa
         published=parse_published(raw.get("published", {})),
         table=table,
         search=require_mapping(raw.get("search", {}), "search"),
+        seeds=seeds,
     )
 
 

@@ -19,13 +19,16 @@ from supermask.lab.memory import peak_rss, reset_peak
 _CPU_INFO: Final = Path("/proc/cpuinfo")
 
 
-def environment(device: torch.device, threads: int, commit: dict[str, Any] | None) -> dict[str, Any]:
+def environment(
+    device: torch.device, threads: int, commit: dict[str, Any] | None, processes: int = 1
+) -> dict[str, Any]:
     """Versions and machine, JSON-able.
 
     Args:
         device: Where the run trains.
         threads: Threads of torch in this process.
         commit: What :func:`checkout` found.
+        processes: That train a run together.
     """
     return {
         "supermask": __version__,
@@ -38,6 +41,7 @@ def environment(device: torch.device, threads: int, commit: dict[str, Any] | Non
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": threads,
+        "processes": processes,
         "cuda_arithmetic": _cuda_arithmetic() if device.type == "cuda" else None,
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
         "git": commit,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from supermask.errors import RunError
-from supermask.lab.events import Event
+from supermask.lab.events import Event, done_values
 from supermask.lab.plan import RunSpec
 from supermask.lab.store import RunFolder, read_failure, read_result, run_folder
 from supermask.lab.train_section import TrainSection
@@ -106,7 +106,7 @@ class _Run:
         folder = self._folder
         anew, events = self._new_epochs()
         if folder.result.exists():
-            return Seen("done", [*events, self._done(read_result(folder))], anew)
+            return Seen("done", [*events, self._event("done", **done_values(read_result(folder)))], anew)
         if folder.failed.exists():
             try:
                 message = read_failure(folder)["error"]
@@ -177,19 +177,6 @@ class _Run:
         if self.spec.label not in self._sections:
             self._sections[self.spec.label] = self.spec.config().train
         return sum(self._sections[self.spec.label].of_round(number).epochs for number in range(last + 1))
-
-    def _done(self, result: dict[str, Any]) -> Event:
-        counts = result["counts"]
-        return self._event(
-            "done",
-            epoch=result["epochs"],
-            epochs=result["epochs"],
-            loss=result["loss"]["train"],
-            accuracy=result["accuracy"]["last"],
-            metric=result.get("metric", result["accuracy"])["last"],
-            density=counts["weights_remaining"] / counts["weights_targeted"] if counts["weights_targeted"] else None,
-            seconds=result["seconds"]["total"],
-        )
 
     def _failed(self, message: str) -> Seen:
         """A failure, told once."""

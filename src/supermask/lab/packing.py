@@ -91,6 +91,10 @@ def pack_artefact(artefact: Artefact, path: Path, *, values: Values = "exact", d
         sections |= described
         notes += more
         sections["provenance"] = _provenance(artefact)
+        if artefact.result.get("channels") is not None:
+            notes.append(
+                "the channels that the run removed are stored as zeros; `supermask shrink` takes them out of the network"
+            )
     sections.setdefault("provenance", {"supermask": __version__})
     report = pack(
         artefact.model,

@@ -114,6 +114,8 @@ def expand(experiment: Experiment) -> list[RunSpec]:
         for values in itertools.product(*axes.values()):
             chosen = dict(zip(axes, values, strict=True))
             sections = merge(merge(experiment.base, patch), nest(chosen, "vary"))
+            if experiment.seeds == "vectorized":
+                sections = _share_order(sections)
             runs.append((_label(variant, chosen, sections), sections))
     _place_lost_keys(experiment, runs)
     by_label: list[list[RunSpec]] = []
@@ -132,6 +134,19 @@ def expand(experiment: Experiment) -> list[RunSpec]:
     for label in experiment.table.quoted:
         require_label(experiment, label, labels, f"table.quoted.{label}")
     return specs
+
+
+def _share_order(sections: dict[str, Any]) -> dict[str, Any]:
+    """The sections of runs whose seeds may be trained as one batch: all see the data in one order, however they train."""
+    train = sections.get("train")
+    if not isinstance(train, Mapping):
+        return sections  # parse_run says what is wrong
+    if train.get("data_order", "shared") != "shared":
+        raise ConfigError(
+            f"train.data_order: {show(train['data_order'])} contradicts seeds: vectorized, which gives all seeds the same "
+            "batches; remove it, or set it to shared"
+        )
+    return merge(sections, {"train": {"data_order": "shared"}})
 
 
 def _place_lost_keys(experiment: Experiment, runs: list[tuple[str, dict[str, Any]]]) -> None:

@@ -32,6 +32,7 @@ from supermask.core.locking import locked
 from supermask.errors import MissingExtraError, RunError, StoreError
 from supermask.lab.checkpoint import load_checkpoint
 from supermask.lab.files import make_folder
+from supermask.lab.leases import look
 from supermask.lab.store import RunFolder
 
 ARCHIVE_SCHEMA: Final = 1
@@ -46,9 +47,19 @@ class Store:
 
     Args:
         url: Where it is: `s3://bucket/folder`, `gs://bucket/folder`, `file:///folder`.
+
+    Raises:
+        StoreError: It is no URL.
     """
 
     url: str
+
+    def __post_init__(self) -> None:
+        if "://" not in self.url:  # which would be a folder below the current one, whichever that is on each machine
+            raise StoreError(
+                f"a store is a URL such as s3://bucket/folder or file:///folder, got {self.url!r}; for a folder say "
+                f"file://{Path(self.url).absolute().as_posix()}"
+            )
 
     def finished(self, experiment: str) -> set[str]:
         """Ids of the experiment's runs that are whole here.
@@ -62,12 +73,13 @@ class Store:
             found = fs.glob(f"{root}/{experiment}/*/result.json")
             return {path.rsplit("/", 2)[1] for path in found}
 
-    def fetch(self, folder: RunFolder, experiment: str) -> None:
+    def fetch(self, folder: RunFolder, experiment: str, before_write: Callable[[], None] = lambda: None) -> None:
         """Bring what is here of a run into its folder: the finished run, or a checkpoint that is further than its own.
 
         Args:
             folder: Its folder, held by the caller; a finished run in it stays as it is.
             experiment: Name of its experiment.
+            before_write: Called before each file; raises where another process has taken the run over.
 
         Raises:
             StoreError: The store cannot be read, or a file in it is damaged.
@@ -82,9 +94,11 @@ class Store:
                 make_folder(folder.path)
                 for file in (*_files(folder), folder.result):
                     if file.name in names:
-                        atomic_write(file, fs.cat_file(f"{there}/{file.name}"))
+                        data = fs.cat_file(f"{there}/{file.name}")
+                        before_write()
+                        atomic_write(file, data)
             elif _ARCHIVE in names:
-                self._unpack(fs.cat_file(f"{there}/{_ARCHIVE}"), folder, there)
+                self._unpack(fs.cat_file(f"{there}/{_ARCHIVE}"), folder, there, before_write)
 
     def push_checkpoint(self, folder: RunFolder, experiment: str, place: tuple[int, int]) -> None:
         """Upload the checkpoint of a run, with the files that belong to it.
@@ -110,11 +124,10 @@ class Store:
         """
         with self._explained("write", folder):
             fs, there = self._open(folder, experiment)
-            if fs.exists(f"{there}/{folder.result.name}"):
-                return
-            for file in (*_files(folder), folder.result):
-                if file.exists():
-                    self._put(fs, f"{there}/{file.name}", file.read_bytes())
+            if not fs.exists(f"{there}/{folder.result.name}"):
+                for file in (*_files(folder), folder.result):
+                    if file.exists():
+                        self._put(fs, f"{there}/{file.name}", file.read_bytes())
             if fs.exists(f"{there}/{_ARCHIVE}"):
                 fs.rm_file(f"{there}/{_ARCHIVE}")
 
@@ -132,11 +145,11 @@ class Store:
         if here == folder.result.exists():
             return
         make_folder(folder.path)
-        with locked(folder.lock, wait=False) as held:
-            if held and here:
-                self.fetch(folder, experiment)
-            elif held:
+        with locked(folder.lock, wait=False, optional=True) as held:
+            if held and not here:
                 self.push_finished(folder, experiment)
+            elif held and look(folder.lease).free:
+                self.fetch(folder, experiment)
 
     def _open(self, folder: RunFolder | None = None, experiment: str = "") -> tuple[Any, str]:
         """The file system, without its cache of listings, and the path of the store or of a run in it."""
@@ -155,7 +168,7 @@ class Store:
         else:
             fs.pipe_file(path, data)
 
-    def _unpack(self, data: bytes, folder: RunFolder, there: str) -> None:
+    def _unpack(self, data: bytes, folder: RunFolder, there: str, before_write: Callable[[], None]) -> None:
         try:
             place, files = _read_archive(data)
         except (ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -170,6 +183,7 @@ class Store:
         last = folder.checkpoint.relative_to(folder.path).as_posix()
         make_folder(folder.checkpoint.parent)
         for name in sorted(files, key=lambda name: name == last):  # the checkpoint last: it says what the others hold
+            before_write()
             atomic_write(folder.path / name, files[name])
 
     @contextmanager
@@ -212,6 +226,9 @@ def mirror(url: str, cache: Path, *, on_start: Callable[[int], None] | None = No
         if not fs.exists(root):
             raise StoreError(f"there is nothing at {url}; `supermask run --store {url}` puts runs there")
         sizes = {path: entry["size"] for path, entry in fs.find(root, detail=True).items()}
+        for path in sizes:
+            if ".." in path.split("/"):
+                raise StoreError(f"{path!r} in the store {url} would lie outside of the cache folder; delete it there")
         wanted = {path: top / Path(path).relative_to(root) for path in sizes if _is_reported(path)}
         known = {path.parent for path in wanted.values()}
         for folder in [path.parent for path in top.rglob("spec.json")]:

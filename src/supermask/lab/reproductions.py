@@ -12,6 +12,7 @@ import yaml
 
 from supermask.core.arrays import atomic_write
 from supermask.errors import ConfigError
+from supermask.lab.files import require_writable
 from supermask.lab.load import Experiment, Shipped, index, load_experiment
 from supermask.lab.plan import RunSpec, expand
 from supermask.lab.reduced import reduce
@@ -73,8 +74,8 @@ def planned(experiment: Experiment) -> list[RunSpec]:
 def progress(specs: Sequence[RunSpec], out: Path) -> Progress:
     """Count the runs of a table in the results folder."""
     folders = [run_folder(out, spec.experiment, spec.id) for spec in specs]
-    done = [folder for folder in folders if folder.result.exists()]
-    return Progress(len(folders), len(done), sum(folder.failed.exists() for folder in folders))
+    left = [folder for folder in folders if not folder.result.exists()]
+    return Progress(len(folders), len(folders) - len(left), sum(folder.failed.exists() for folder in left))
 
 
 def fast_folder(out: Path) -> Path:
@@ -99,8 +100,12 @@ def make_fast(table: str, out: Path, *, settings: Sequence[str] = (), root: Path
 
     Returns:
         The file, and a sentence on what was reduced.
+
+    Raises:
+        RunError: Its folder cannot be written.
     """
     file = fast_file(table, out)
+    require_writable(file.parent)
     reduced = reduce(load_experiment(table, settings=settings), file, root=root)
     text = yaml.safe_dump(reduced.raw, sort_keys=False, allow_unicode=True, width=120)
     content = f"# {table}. {reduced.sentence()}.\n# Made by `supermask reproduce {table} --fast`.\n{text}".encode()

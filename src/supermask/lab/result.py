@@ -40,9 +40,9 @@ def make_result(
         model: Its finalized model.
         lines: Its epochs, as in ``metrics.jsonl``.
         facts: ``n_train``, ``n_test``, ``n_validation``, ``input_shape`` (of one example), ``seconds`` (of which
-            "total", "train" and "evaluate" are known), ``memory``, ``threads``, ``device``, ``starts`` (as in
-            ``env.json``), ``rounds`` (of training), ``notes`` (of the method to the user) and ``channels`` (what became
-            of them, or None).
+            "total", "train" and "evaluate" are known), ``memory``, ``threads``, ``device``, ``processes`` (that
+            trained it together), ``starts`` (as in ``env.json``), ``rounds`` (of training), ``notes`` (of the method to
+            the user) and ``channels`` (what became of them, or None).
     """
     train, last = config.train, lines[-1]
     told = describe_setting(spec, config)
@@ -53,6 +53,8 @@ def make_result(
     judged = _judged(kept, key, train.better_is, validated=facts["n_validation"] > 0)
     total = sum(parameter.numel() for parameter in model.parameters())
     seconds = facts["seconds"]
+    counted = _macs(model, masks, facts)
+    by_layer = counted.pop("layers")
     return {
         "schema": RESULT_SCHEMA,
         "run": spec.id,
@@ -79,9 +81,9 @@ def make_result(
             "weights_total": total,
             "weights_targeted": masks.total(),
             "weights_remaining": masks.remaining(),
-            "layers": [_layer(name, masks) for name in masks],
+            "layers": [_layer(name, masks) | {"macs": by_layer.get(name)} for name in masks],
         },
-        "macs": _macs(model, masks, facts),
+        "macs": counted,
         "bytes": {**sizes(total, masks), "packed": None},
         "seconds": {
             **seconds,
@@ -94,7 +96,11 @@ def make_result(
         "channels": facts["channels"],
         "threads": facts["threads"],
         "device": facts["device"],
-        "conditions": told["conditions"] | {"machines": _machines(facts["starts"])},
+        "processes": facts["processes"],
+        "conditions": told["conditions"]
+        | ({"processes": facts["processes"]} if facts["processes"] > 1 else {})
+        | ({"together": True} if any("together" in start for start in facts["starts"]) else {})  # its time is a share
+        | {"machines": _machines(facts["starts"])},
     }
 
 
@@ -130,12 +136,16 @@ def describe_setting(spec: RunSpec, config: RunConfig) -> dict[str, Any]:
 
 
 def _macs(model: nn.Module, masks: Masks, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Multiply-accumulates; where channels are removed, those of the network without them, which masks do not tell."""
+    """Multiply-accumulates; where channels are removed, those of the network without them, which masks do not tell.
+
+    So the counts of single layers are then left out.
+    """
     counted, channels = macs(model, facts["input_shape"], masks), facts["channels"]
     if channels is None or counted["dense"] is None:
         return counted
     remaining = int(channels["costs"]["macs"]["remaining"])
-    return counted | {"remaining": remaining, "convention": f"{counted['convention']}; removed channels are taken out"}
+    convention = f"{counted['convention']}; removed channels are taken out"
+    return counted | {"remaining": remaining, "layers": {}, "convention": convention}
 
 
 def _machines(starts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from supermask import data
+from supermask._version import __version__
 from supermask.core.arrays import save_arrays
 from supermask.core.locking import locked
+from supermask.core.masks import Masks
 from supermask.errors import CheckpointError, RunError, RunHeldError, StoreError
 from supermask.lab.channels import ChannelHistory, channel_values
-from supermask.lab.checkpoint import load_checkpoint, of_another_version, remove_checkpoint, save_checkpoint
+from supermask.lab.checkpoint import of_another_version, parse_checkpoint, remove_checkpoint, save_checkpoint
 from supermask.lab.config import DataSection, RunConfig
-from supermask.lab.events import Event, Kind
+from supermask.lab.distributed import ALONE, World
+from supermask.lab.events import Event, Kind, done_values
 from supermask.lab.failures import describe, record_failure
 from supermask.lab.files import canonical_json, make_folder, write_json
 from supermask.lab.holding import Hold, holding
@@ -51,6 +56,11 @@ class Job:
     folder: RunFolder
     lapsed: Sight | None = None
 
+    @property
+    def runs(self) -> tuple[Job, ...]:
+        """The runs that it is about: itself."""
+        return (self,)
+
     def event(self, kind: Kind, **values: Any) -> Event:
         """An event of this run."""
         return Event(kind=kind, run=self.spec.id, label=self.spec.label, seed=self.spec.seed, **values)
@@ -69,6 +79,7 @@ class Runner:
         commit: Commit of the package's checkout, see :func:`supermask.lab.machine.checkout`.
         leasing: How runs are claimed where several hosts share their folders; None: the lock of this machine is enough.
         store: Where runs are resumed from, and copied to after checkpoints and at their end.
+        world: The processes that train each run together; calls of the first, and :meth:`follow` of the others.
     """
 
     threads: int = 1
@@ -79,6 +90,7 @@ class Runner:
     commit: dict[str, Any] | None = None
     leasing: Leasing | None = None
     store: Store | None = None
+    world: World = ALONE
     _data: dict[str, data.DataSet] = field(default_factory=dict)  # the last one loaded
 
     def __getstate__(self) -> dict[str, Any]:
@@ -103,13 +115,23 @@ class Runner:
             emit(job.event("failed", message=describe(error, job.folder.path)))
 
     def _do(self, job: Job, hold: Hold, emit: Emit, stopping: Callable[[], bool]) -> None:
-        try:
-            if self.store is not None:
-                self.store.fetch(job.folder, job.spec.experiment)
-            if is_finished(job):
-                emit(skip(job))
-            else:
+        with self._telling(job, hold, emit):
+            if not self._is_done(job, hold, emit):
                 self._train(job, hold, emit, stopping)
+
+    def _is_done(self, job: Job, hold: Hold, emit: Emit) -> bool:
+        """Whether the run is finished, here or in the store; then it is told."""
+        if self.store is not None:
+            self.store.fetch(job.folder, job.spec.experiment, hold.require)
+        if finished := is_finished(job):
+            emit(skip(job))
+        return finished
+
+    @contextmanager
+    def _telling(self, job: Job, hold: Hold, emit: Emit) -> Iterator[None]:
+        """What goes wrong inside becomes the last event of a run and, where one can be written, a file."""
+        try:
+            yield
         except RunHeldError:
             raise
         except StoreError as error:  # not of the run: what its folder holds is whole
@@ -119,11 +141,53 @@ class Runner:
             message = describe(error, job.folder.path)
             emit(failure(job, message, traceback.format_exc()))
 
+    def follow(self, job: Job, stopping: Callable[[], bool]) -> None:
+        """Train a run together with the first rank, which writes all that remains of it.
+
+        Args:
+            job: The run.
+            stopping: As for a call.
+
+        Raises:
+            Exception: The run failed, on this rank or on another one.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            own = replace(job, folder=RunFolder(Path(scratch)))
+            self._fit(own, Hold(), lambda event: None, stopping)  # noqa: ARG005
+
     def _train(self, job: Job, hold: Hold, emit: Emit, stopping: Callable[[], bool]) -> None:
+        self.world.from_first(job.spec.id)  # the others wait for it
+        with self.world.together():
+            pass  # all of them know this run
+        watch, masks, starts = self._fit(job, hold, emit, stopping)
+        self._finish(job, watch, masks, starts)
+
+    def _fit(
+        self, job: Job, hold: Hold, emit: Emit, stopping: Callable[[], bool]
+    ) -> tuple[Watch, Masks, list[dict[str, Any]]]:
+        """Train a run to its end; all ranks do, each with a folder of its own."""
+        world = self.world
+        with world.together():
+            config, dataset = self._prepare(job)
+        world.require_same("version of supermask or torch", f"{__version__}, {torch.__version__}")
+        world.require_same("data set", dataset.checksum)
+        with self._arithmetic(config) as device:
+            with world.together():
+                starts = self._record_start(job.folder, device, dataset)
+                metrics = MetricsFile(job.folder.metrics, before_write=hold.require)
+                trainer = Trainer(config, job.spec.seed, dataset, job.spec.folder, device, metrics, world)
+            watch = Watch(job, trainer, hold, emit, stopping, self.checkpoint_seconds, self.store)
+            with world.in_step(job.folder.path):
+                watch.start()
+                masks = trainer.run()
+        return watch, masks, starts
+
+    def _prepare(self, job: Job) -> tuple[RunConfig, data.DataSet]:
+        """Bring a run's folder into order, and load what it trains on."""
         spec, folder, device = job.spec, job.folder, _device(self.device)
         torch.set_num_threads(self.threads)
         for leftover in folder.path.rglob(".*.part"):  # of a process that was killed while it wrote
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
         _forget_failure(folder)
         folder.checkpoint.parent.mkdir(exist_ok=True)
         folder.metrics.touch()
@@ -132,16 +196,22 @@ class Runner:
         spec.require_same_code(config)
         dataset = self.load(config.data, spec)
         reset_peak_memory(device)  # the data is there, whichever run has loaded it
-        metrics = MetricsFile(folder.metrics, before_write=hold.require)
+        return config, dataset
+
+    @contextmanager
+    def _arithmetic(self, config: RunConfig) -> Iterator[torch.device]:
+        """The device to train on; inside, it computes so that a run can be repeated."""
+        device = _device(self.device)
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             repeatable(device, exact=config.train.precision == "float32"),
         ):
-            starts = self._record_start(folder, device, dataset)
-            trainer = Trainer(config, spec.seed, dataset, spec.folder, device, metrics)
-            watch = _Watch(job, trainer, hold, emit, stopping, self.checkpoint_seconds, self.store)
-            watch.start()
-            masks = trainer.run()
+            yield device
+
+    def _finish(self, job: Job, watch: Watch, masks: Masks, starts: list[dict[str, Any]]) -> None:
+        """Write what a run leaves, and tell that it is done."""
+        spec, folder, trainer, hold = job.spec, job.folder, watch.trainer, watch.hold
+        dataset, device = trainer.data, trainer.device
         hold.confirm()
         save_weights(folder.weights, trainer.model)
         masks.save(folder.masks)
@@ -157,18 +227,19 @@ class Runner:
             "memory": peak_memory(device),
             "threads": self.threads,
             "device": str(device),
+            "processes": self.world.size,
             "starts": starts,
             "rounds": trainer.sparsifier.round + 1,
             "notes": trainer.sparsifier.notes,
             "channels": trainer.channels,
         }
-        result = make_result(spec, config, masks, trainer.model, metrics.lines, facts)
+        result = make_result(spec, trainer.config, masks, trainer.model, trainer.metrics.lines, facts)
         hold.confirm()
         write_json(folder.result, result)
         remove_checkpoint(folder.checkpoint)
         if self.store is not None:
             self.store.push_finished(folder, spec.experiment)
-        emit(_done(job, result))
+        watch.emit(job.event("done", **done_values(result)))
 
     def load(self, section: DataSection, spec: RunSpec) -> data.DataSet:
         """The data set of a run, on the device; the last one is kept for the runs that follow."""
@@ -187,9 +258,11 @@ class Runner:
             )
         return self._data[key]
 
-    def _record_start(self, folder: RunFolder, device: torch.device, dataset: data.DataSet) -> list[dict[str, Any]]:
+    def _record_start(
+        self, folder: RunFolder, device: torch.device, dataset: data.DataSet, **more: Any
+    ) -> list[dict[str, Any]]:
         """Add this start to ``env.json``: a resumed run shows every machine and version it saw. Returns all starts."""
-        start = environment(device, self.threads, self.commit)
+        start = environment(device, self.threads, self.commit, self.world.size) | more
         start["data"] = {"name": dataset.name, "checksum": dataset.checksum}
         before = []
         if folder.env.exists() and folder.checkpoint.exists():
@@ -205,8 +278,15 @@ class Runner:
         return starts
 
 
-class _Watch:
-    """Looks at a training between its steps: progress, checkpoints, the wish to stop."""
+class Watch:
+    """Looks at a training between its steps: progress, checkpoints, the wish to stop.
+
+    Attributes:
+        trainer: What is looked at.
+        hold: The claim on its run.
+        emit: Gets the run's events.
+        share: Part of this process's time that is the run's.
+    """
 
     def __init__(
         self,
@@ -220,9 +300,11 @@ class _Watch:
     ) -> None:
         self._job = job
         self._store = store
-        self._trainer = trainer
-        self._hold = hold
-        self._emit = emit
+        self.trainer = trainer
+        self._world = trainer.world
+        self.hold = hold
+        self.emit = emit
+        self.share = 1.0
         self._stopping = stopping
         self._every = checkpoint_seconds
         self._history = ChannelHistory(job.folder.channels) if trainer.traced is not None else None
@@ -234,18 +316,21 @@ class _Watch:
 
     def seconds(self) -> float:
         """Wall time of this run, earlier starts included."""
-        return self._before + time.monotonic() - self._started
+        return self._before + (time.monotonic() - self._started) * self.share
 
     def start(self) -> None:
         """Resume from the checkpoint, if there is one."""
-        path, trainer = self._job.folder.checkpoint, self._trainer
-        if not path.exists():
+        path, trainer, world = self._job.folder.checkpoint, self.trainer, self._world
+        with world.together():
+            content = path.read_bytes() if path.exists() else None
+        content = world.from_first(content)
+        if content is None:
             trainer.metrics.restart()
             if self._history is not None:
                 self._history.restart()
-            self._emit(self._event("started"))
+            self.emit(self._event("started"))
             return
-        state = load_checkpoint(path, trainer.device)
+        state = parse_checkpoint(content, path, trainer.device)
         if state["format"] != CHECKPOINT_FORMAT:
             raise CheckpointError(of_another_version(path, state["format"]))
         if state["run"] != self._job.spec.id:
@@ -258,69 +343,79 @@ class _Watch:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # its checksum is right, so it is not damaged
             form = f"{CHECKPOINT_FORMAT}, but {type(error).__name__}: {error}"
             raise CheckpointError(of_another_version(path, form)) from error
-        trainer.metrics.restart(state["metrics_bytes"])
-        if self._history is not None:
-            self._history.restart(len(trainer.metrics.lines))
+        with world.together():
+            trainer.metrics.restart(state["metrics_bytes"] if world.first else 0)
+            if self._history is not None:
+                self._history.restart(len(trainer.metrics.lines))
         self._before = state["seconds"]
-        self._emit(self._event("resumed"))
+        self.emit(self._event("resumed"))
 
     def _look(self) -> None:
         now = time.monotonic()
-        if now - self._told >= PROGRESS_SECONDS:
+        if self._world.first_says(now - self._told >= PROGRESS_SECONDS):
             self._told = now
-            self._emit(self._event("progress", loss=self._trainer.mean_loss()))
+            self.emit(self._event("progress", loss=self.trainer.mean_loss()))
         self._save_if_due()
 
     def _epoch(self, line: dict[str, Any]) -> None:
         if self._history is not None:
-            self._history.append(channel_values(self._trainer.sparsifier))
-        self._emit(
+            self._history.append(channel_values(self.trainer.sparsifier))
+        self.emit(
             self._event(
                 "epoch",
                 epoch=line["epoch"],
-                batch=self._trainer.batches,
+                batch=self.trainer.batches,
                 loss=line["train_loss"],
                 accuracy=line["test_accuracy"],
                 metric=line["test_metric"],
-                density=self._trainer.sparsifier.density(),
+                density=self.trainer.sparsifier.density(),
                 line=line,
             )
         )
         self._save_if_due()
 
     def _save_if_due(self) -> None:
-        stop = self._stopping()
-        if not stop and time.monotonic() - self._saved < self._every:
+        stop = self._world.any_says(self._stopping())
+        if not stop and not self._world.first_says(time.monotonic() - self._saved >= self._every):
             return
-        self._trainer.check_finite()  # a diverged state must not replace a good checkpoint
-        self._hold.require()
-        save_checkpoint(
-            self._job.folder.checkpoint,
-            {
-                "format": CHECKPOINT_FORMAT,
-                "run": self._job.spec.id,
-                "trainer": self._trainer.state_dict(),
-                "metrics_bytes": self._trainer.metrics.sync(),
-                "seconds": self.seconds(),
-            },
-        )
-        self._copy()
+        state = self.state()
+        with self._world.together():
+            if self._world.first:
+                save_checkpoint(self._job.folder.checkpoint, state)
+                self.copy()
         self._saved = time.monotonic()
         if stop:
             raise KeyboardInterrupt("stopped after a checkpoint")
 
-    def _copy(self) -> None:
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds.
+
+        Raises:
+            DivergedError: The training has; its state must not replace a good checkpoint.
+            RunHeldError: Another process has taken the run over.
+        """
+        self.trainer.check_finite()
+        self.hold.require()
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "run": self._job.spec.id,
+            "trainer": self.trainer.state_dict(),
+            "metrics_bytes": self.trainer.metrics.sync(),
+            "seconds": self.seconds(),
+        }
+
+    def copy(self) -> None:
         """Copy the checkpoint to the store; where that fails the run goes on, as its own folder has it."""
         if self._store is None:
             return
         try:
-            place = (self._trainer.epoch, self._trainer.batch)
+            place = (self.trainer.epoch, self.trainer.batch)
             self._store.push_checkpoint(self._job.folder, self._job.spec.experiment, place)
         except StoreError as error:
-            self._emit(self._event("progress", message=str(error)))
+            self.emit(self._event("progress", message=str(error)))
 
     def _event(self, kind: Kind, **values: Any) -> Event:
-        trainer = self._trainer
+        trainer = self.trainer
         place = {
             "epoch": trainer.epoch,
             "epochs": trainer.first_epoch + trainer.section.epochs - 1,
@@ -393,26 +488,12 @@ def after_death(job: Job, why: str) -> Event:
     try:
         with locked(job.folder.lock, wait=False) as held:
             if held and job.folder.result.exists():
-                return _done(job, read_result(job.folder))
+                return job.event("done", **done_values(read_result(job.folder)))
             if not (held and look(job.folder.lease).free):  # another process has the run, and tells how it ends
                 return job.event("failed", message=why)
             return failure(job, why)
     except (RunError, OSError) as error:
         return job.event("failed", message=f"{why} ({describe(error, job.folder.path)})")
-
-
-def _done(job: Job, result: dict[str, Any]) -> Event:
-    counts = result["counts"]
-    return job.event(
-        "done",
-        epoch=result["epochs"],
-        epochs=result["epochs"],
-        loss=result["loss"]["train"],
-        accuracy=result["accuracy"]["last"],
-        metric=result.get("metric", result["accuracy"])["last"],
-        density=counts["weights_remaining"] / counts["weights_targeted"] if counts["weights_targeted"] else None,
-        seconds=result["seconds"]["total"],
-    )
 
 
 def _forget_failure(folder: RunFolder) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +19,13 @@ from supermask.core.locking import locked
 from supermask.deploy import compile as compile_engine
 from supermask.errors import ConfigError, MissingExtraError, RunError
 from supermask.lab.artefact import load_artefact
-from supermask.lab.files import canonical_json, make_folder
+from supermask.lab.distributed import launched
+from supermask.lab.files import canonical_json, require_writable
 from supermask.lab.load import Experiment
 from supermask.lab.patch import overlap
 from supermask.lab.plan import RunSpec, expand
 from supermask.lab.reference import is_reference
+from supermask.lab.runner import Job, look_up
 from supermask.lab.search_section import Range, SearchSection, as_tried, parse_search
 from supermask.lab.store import RunFolder, read_result, run_folder
 from supermask.measure.latency import latency
@@ -90,9 +94,12 @@ def search(
 
     Raises:
         ConfigError: The section is wrong, or the experiment cannot be searched as asked.
-        RunError: Another process searches in this folder.
+        RunError: The results folder cannot be written; another process searches in it, or trains a run of this search; or
+            a run's folder cannot be used; or torchrun started this process.
         MissingExtraError: optuna is not installed.
     """
+    if launched():
+        raise RunError("a search is one process that starts others: give the command without torchrun")
     raw = experiment.search if space is None else space
     if not raw:
         raise ConfigError("search: there is nothing to search; write a `search` section, or name a file by --space")
@@ -103,7 +110,7 @@ def search(
         raise ConfigError(f"a search needs at least 1 trial, at least 1 at once, got {section.trials} and {at_once}")
     _require_searchable(experiment, section)
     place = out / experiment.name
-    make_folder(place)
+    require_writable(place)
     with _held(place), _quiet_optuna() as optuna:
         study = _open(optuna, place / FILE, experiment, section)
         space_of = {key: _distribution(optuna, value) for key, value in over.items()}
@@ -180,6 +187,7 @@ def _open(optuna: Any, file: Path, experiment: Experiment, section: SearchSectio
     """The study of exactly this search: another experiment, space or objective is another study in the same file."""
     asked = [experiment.base, experiment.vary, section.over, section.objectives, section.seed]
     name = hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:12]
+    _mend(file)
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
     better = _first_spec(experiment, section).config().train.better_is
     study = optuna.create_study(
@@ -194,6 +202,17 @@ def _open(optuna: Any, file: Path, experiment: Experiment, section: SearchSectio
     # a sampler forgets its random state between commands: with the old seed it would propose what it has proposed
     study.sampler = optuna.samplers.TPESampler(seed=(section.seed + 1000 * len(study.trials)) % 2**32)
     return study
+
+
+def _mend(file: Path) -> None:
+    """Cut off half a line, of a process that was killed or a disk that was full: what follows it could not be read."""
+    if not file.exists():
+        return
+    with file.open("r+b") as journal:
+        content = journal.read()
+        if (whole := content.rfind(b"\n") + 1) < len(content):
+            journal.truncate(whole)
+            os.fsync(journal.fileno())
 
 
 def _distribution(optuna: Any, value: Range | list[Any]) -> Any:
@@ -232,25 +251,65 @@ def _evaluate(
     out: Path,
     train: Train,
 ) -> None:
-    """Train what is missing of some trials, and tell the study what came of them."""
+    """Train what is missing of some trials, and tell the study what came of them.
+
+    Raises:
+        RunError: A run has neither ended nor failed; its trial is tried again.
+    """
     asked = _with(experiment, [trial.user_attrs[_VALUES] for trial in begun])
-    train(asked, expand(asked))
+    specs = expand(asked)
+    train(asked, specs)
+    jobs = {spec.id: Job(spec, run_folder(out, experiment.name, spec.id)) for spec in specs}
+    undecided = []
     for trial in begun:
-        folders = [run_folder(out, experiment.name, run) for run in trial.user_attrs[_RUNS]]
-        if all(folder.result.exists() for folder in folders):
-            study.tell(
-                trial.number, [fmean(_measure(folder, name) for folder in folders) for name in section.objectives]
-            )
+        runs = [jobs[run] for run in trial.user_attrs[_RUNS] if run in jobs]
+        why = [text for job in runs if (text := _undecided(job))]
+        values = [] if why else _objectives(runs, section, len(trial.user_attrs[_RUNS]))
+        if why:
+            undecided += why
+        elif values and all(map(math.isfinite, values)):
+            study.tell(trial.number, values)
         else:
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    if undecided:
+        raise RunError(f"{undecided[0]}; then give the same command again, which tries this setting again")
+
+
+def _undecided(job: Job) -> str | None:
+    """Why a run can neither be measured nor be called a failure, and the way out; None if it can."""
+    event = look_up(job)
+    if event is not None:
+        return event.message if event.kind == "failed" else None
+    if job.folder.failed.exists():
+        return None
+    return (
+        f"the run in {job.folder.path} has not ended: wait for the process that trains it, or see above what is wrong"
+    )
+
+
+def _objectives(jobs: Sequence[Job], section: SearchSection, wanted: int) -> list[float]:
+    """Means over runs; none where one of them failed, or is another now, as the code that it names has changed."""
+    if len(jobs) < wanted or not all(job.folder.result.exists() for job in jobs):
+        return []
+    return [fmean(_measure(job.folder, name) for job in jobs) for name in section.objectives]
 
 
 def _measure(folder: RunFolder, objective: str) -> float:
-    """One objective of a finished run; nothing that was measured on the test set."""
+    """One objective of a finished run, NaN where it has none; nothing that was measured on the test set.
+
+    Raises:
+        RunError: The result is of an earlier version, which did not record it.
+    """
     if objective == "latency":
         return _seconds(folder)
     result = read_result(folder)
-    return float(result["metric"]["validation"] if objective == "accuracy" else result["bytes"]["entropy"])
+    section, key = ("metric", "validation") if objective == "accuracy" else ("bytes", "entropy")
+    if key not in result.get(section, {}):
+        raise RunError(
+            f"{folder.result} is of an earlier version and has no {section}.{key}; delete the folder to train this run again"
+        )
+    value = result[section][key]
+    return math.nan if value is None else float(value)
 
 
 def _seconds(folder: RunFolder) -> float:

@@ -30,9 +30,14 @@ def module_seed(seed: int) -> int:
     return Stream(seed, "init").integer()
 
 
-def training_seed(seed: int) -> int:
-    """Seeds torch's generator before the first step: what dropout and the like of a user's model draw from."""
-    return Stream(seed, "training").integer()
+def training_seed(seed: int, rank: int = 0) -> int:
+    """Seeds torch's generator before the first step: what dropout and the like of a user's model draw from.
+
+    Args:
+        seed: Seed of the run.
+        rank: Of the process, where several train the run together: each has other examples, and draws for them.
+    """
+    return Stream(seed, "training", rank).integer() if rank else Stream(seed, "training").integer()
 
 
 def augment_seed(seed: int, epoch: int, batch: int) -> int:

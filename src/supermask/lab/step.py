@@ -16,6 +16,8 @@ from supermask.lab.train_section import Clip, TrainSection
 from supermask.optim import PlateauRule, Scheduler
 
 Step = Callable[[Tensor, Tensor], Tensor]
+Scale = Callable[[Tensor], Tensor]  # of a loss, before its gradients are taken
+Divided = Callable[[Step, Scale], Step]
 DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,6 +44,7 @@ def make_step(
     sparsifier: Sparsifier,
     scaler: GradScaler | None,
     device: torch.device,
+    divided: Divided | None = None,
 ) -> Step:
     """The function that takes one step on a batch (x, y) and returns what it minimised.
 
@@ -53,37 +56,43 @@ def make_step(
         sparsifier: Bound to the optimizer.
         scaler: For float16, else None.
         device: Where the model is.
+        divided: Makes the function that computes gradients part by part, see
+            :meth:`supermask.lab.parallel.Division.backward`; None: batches are not divided. A step then takes what this
+            rank has of a batch, and returns its part of the mean.
 
     What is switched off costs nothing. A step that the scaler leaves out moves neither weights nor schedules.
     """
     clip = None if section.clip is None else _clipping(section.clip, optimizer)
     if scaler is not None:
         _make_momentum(optimizer)
+    update = make_update(section, optimizer, schedule)
+
+    def loss_of(x: Tensor, y: Tensor) -> Tensor:
+        with autocast(section, device):
+            return objective(x, y)
+
+    def whole(x: Tensor, y: Tensor) -> Tensor:
+        loss = loss_of(x, y)
+        scale(loss).backward()
+        return loss
+
+    scale: Scale = _unchanged if scaler is None else scaler.scale
+    gradients: Step = whole if divided is None else divided(loss_of, scale)
 
     def plain(x: Tensor, y: Tensor) -> Tensor:
         loss = objective(x, y)
         loss.backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        update()
         return loss
 
     def unscaled(x: Tensor, y: Tensor) -> Tensor:
-        with autocast(section, device):
-            loss = objective(x, y)
-        loss.backward()
-        if clip is not None:
-            clip()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        loss = gradients(x, y)
+        update()
         return loss
 
     def scaled(x: Tensor, y: Tensor) -> Tensor:
         assert scaler is not None
-        with autocast(section, device):
-            loss = objective(x, y)
-        scaler.scale(loss).backward()
+        loss = gradients(x, y)
         if clip is not None:
             scaler.unscale_(optimizer)
             clip()
@@ -97,7 +106,33 @@ def make_step(
 
     if scaler is not None:
         return scaled
-    return plain if section.precision == "float32" and clip is None else unscaled
+    return plain if section.precision == "float32" and divided is None else unscaled
+
+
+def _unchanged(loss: Tensor) -> Tensor:
+    return loss
+
+
+def make_update(
+    section: TrainSection, optimizer: torch.optim.Optimizer, schedule: Scheduler | PlateauRule
+) -> Callable[[], None]:
+    """The function that does what follows the backward pass where no scaler is at work.
+
+    Args:
+        section: The settings of the round.
+        optimizer: The round's; its gradients are there, and gone afterwards.
+        schedule: The round's.
+    """
+    clip = None if section.clip is None else _clipping(section.clip, optimizer)
+
+    def update() -> None:
+        if clip is not None:
+            clip()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+    return update
 
 
 def _make_momentum(optimizer: torch.optim.Optimizer) -> None:

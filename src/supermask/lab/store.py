@@ -89,6 +89,7 @@ _LATER_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "notes": (list,),
     "channels": (dict, NoneType),
     "accuracy_top5": _NUMBER_OR_NONE,
+    "processes": (int,),
 }
 _CONDITION_KEYS: Final[dict[str, tuple[type, ...]]] = {
     "model": (dict,),
@@ -354,8 +355,8 @@ def read_story(run: RunFolder) -> dict[str, Any]:
     - ``scores/<layer>`` int32 (rows, bins): scores of some of the weights, relative to the frozen weight (positive = keep);
       ``edges/<layer>`` float32 (bins + 1,); ``score_epochs`` int32 (rows,): the epochs of the rows, counted from 1. A row of
       zeros: no scores are learnt any more.
-    - ``predictions``, ``targets`` uint8 or uint16 (examples,): the class with the highest score of every test example, in the
-      order of the data, after the last epoch (under the first random mask of methods that draw several), and its own
+    - ``predictions``, ``targets`` uint8, uint16 or int32 (examples,): the class with the highest score of every test example,
+      in the order of the data, after the last epoch (under the first random mask of methods that draw several), and its own
       class. ``confidence`` float16 (examples,): the softmax probability of the prediction.
 
     Raises:

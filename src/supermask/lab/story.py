@@ -34,7 +34,7 @@ EXAMPLES: Final = 8_000  # trained on for each comparison of masks
 SAMPLE: Final = 16_384  # weights of a layer, evenly spread, whose scores are looked at
 BINS: Final = 64
 ROWS: Final = 64
-_SMALL: Final = 256  # classes that a byte can tell apart
+_KINDS: Final = {256: torch.uint8, 65_536: torch.uint16}  # classes that a type can tell apart
 
 
 class Predicted(NamedTuple):
@@ -128,7 +128,7 @@ class Story:
             predicted: What :func:`predict` gave of each batch, in the order of the examples.
             targets: The examples' own classes.
         """
-        kind = torch.uint8 if predicted[0].classes <= _SMALL else torch.uint16
+        kind = next((kind for most, kind in _KINDS.items() if predicted[0].classes <= most), torch.int32)
         self._predicted = {
             "predictions": torch.cat([batch.chosen for batch in predicted]).to(kind).cpu(),
             "confidence": torch.cat([batch.confidence for batch in predicted]).cpu(),

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +21,18 @@ from supermask.errors import ConfigError, DivergedError
 from supermask.lab.channels import check_removal, describe, trace
 from supermask.lab.config import RunConfig
 from supermask.lab.distill import Objective, alone, plain_state, taught
+from supermask.lab.distributed import ALONE, Looks, World
 from supermask.lab.metrics import MetricsFile
+from supermask.lab.parallel import (
+    Equality,
+    division,
+    follow_first,
+    in_order,
+    load_own_state,
+    own_state,
+    shared_norms,
+    wrapped,
+)
 from supermask.lab.parts import Batch, attach, build_loss, build_metric, build_model, check_fit, lay_out
 from supermask.lab.seeds import augment_seed, batch_order, training_seed
 from supermask.lab.step import Step, autocast, grad_scaler, make_step
@@ -60,6 +72,7 @@ class Trainer:
         folder: Where references are looked up.
         device: Where to train.
         metrics: Gets one line an epoch.
+        world: The processes that train this run together, each with a part of every batch. All of them call the same methods.
 
     Raises:
         ConfigError: Model, data, loss and metric do not fit together.
@@ -80,7 +93,14 @@ class Trainer:
     """
 
     def __init__(
-        self, config: RunConfig, seed: int, data: DataSet, folder: Path, device: torch.device, metrics: MetricsFile
+        self,
+        config: RunConfig,
+        seed: int,
+        data: DataSet,
+        folder: Path,
+        device: torch.device,
+        metrics: MetricsFile,
+        world: World = ALONE,
     ) -> None:
         self.config = config
         self.section = config.train
@@ -89,6 +109,8 @@ class Trainer:
         self.device = device
         self.folder = folder
         self.metrics = metrics
+        self.world = world
+        self._division = division(world, config.train.accumulate)
         self.look_every = PROGRESS_SECONDS
         self.on_look: Callable[[], None] | None = None
         self.on_epoch: Callable[[dict[str, Any]], None] | None = None
@@ -105,6 +127,7 @@ class Trainer:
         self.traced = trace(config.method, self.model, data.train.batch(slice(0, 2))[0].clone())
         self.sparsifier = attach(config, self.model, seed, _ScoringBatches(self), self.loss, self.traced)
         lay_out(config, self.model)
+        self._equality = Equality(world, self.model, self.sparsifier)
         self.story = Story(self.sparsifier, len(data.train) * config.train.passes)
         self.optimizer: torch.optim.Optimizer
         self.schedule: Scheduler | PlateauRule
@@ -117,7 +140,7 @@ class Trainer:
         self._round: int | None = None  # the round that the optimizer was built for
         self._step: Step
         self._teachers: dict[str, dict[str, Tensor]] = {}  # round -> state dict of the network that it ended with
-        torch.manual_seed(training_seed(seed))
+        torch.manual_seed(training_seed(seed, world.rank))
 
     def run(self) -> Masks:
         """Train to the end; the model is plain afterwards.
@@ -129,14 +152,17 @@ class Trainer:
             DivergedError: The loss, a trained tensor or the metric is no longer finite.
         """
         for _ in self.sparsifier.rounds():
-            if self._round != self.sparsifier.round:
-                self._start_round()
-                self._rewind()
-            while self.epoch < self.first_epoch + self.section.epochs and not self.schedule.finished:
-                self._train_epoch()
+            self._enter_round()
+            while not self._round_is_over():
+                with shared_norms(self.model, self._division):
+                    self._train_epoch()
                 self._end_epoch()
             if self.sparsifier.round in self.config.train.teachers:
                 self._teachers[str(self.sparsifier.round)] = plain_state(self.sparsifier, self._plain_model())
+        return self._finish()
+
+    def _finish(self) -> Masks:
+        """After the last round: what the run leaves."""
         self._note_what_never_came()
         with torch.no_grad():
             self.results = self.sparsifier.method.results(self.sparsifier)
@@ -153,7 +179,7 @@ class Trainer:
         Raises:
             DivergedError: It is not finite.
         """
-        loss = float(self.loss_sum) / max(1, self.batch - self._skipped())
+        loss = float(self.world.total(self.loss_sum)) / max(1, self.batch - self._skipped())
         self._require_finite(loss, "training loss")
         return loss
 
@@ -190,14 +216,27 @@ class Trainer:
 
     # ------------------------------------------------------------------ the loop
 
+    def _enter_round(self) -> None:
+        """Begin a round, unless a checkpoint was taken within it."""
+        if self._round != self.sparsifier.round:
+            self._start_round()
+            self._rewind()
+
+    def _round_is_over(self) -> bool:
+        return self.epoch >= self.first_epoch + self.section.epochs or self.schedule.finished
+
     def _start_round(self) -> None:
         section = self.section = self.config.train.of_round(self.sparsifier.round)
         total_steps = section.epochs * self.batches
+        follow_first(self.model, self.sparsifier, self.world)
         self.optimizer = section.optimizer.build(self.sparsifier.param_groups(decay_on=section.optimizer.decay_on))
         self.schedule = section.schedule.bind(self.optimizer, total_steps=total_steps)
         self.sparsifier.bind(self.optimizer, total_steps=total_steps)
+        front = wrapped(self.model, self.world)
+        divided = None if self._division is None else partial(self._division.backward, front)
+        objective, scaler = self._objective(front), self.scaler
         self._step = make_step(
-            section, self._objective(), self.optimizer, self.schedule, self.sparsifier, self.scaler, self.device
+            section, objective, self.optimizer, self.schedule, self.sparsifier, scaler, self.device, divided
         )
         self.first_epoch = self.epoch
         self._round = self.sparsifier.round
@@ -214,14 +253,14 @@ class Trainer:
                 f"train.distill did nothing: round {last} was the last, and none came after its teacher"
             )
 
-    def _objective(self) -> Objective:
-        """What the steps of this round minimise."""
+    def _objective(self, model: nn.Module) -> Objective:
+        """What the steps of this round minimise, with the model as they call it."""
         distill = self.section.distill
         if distill is None or distill.teacher >= self.sparsifier.round:
-            return alone(self.model, self.loss)
+            return alone(model, self.loss)
         teacher = self._plain_model()
         teacher.load_state_dict(self._teachers[str(distill.teacher)])
-        return taught(self.model, self.loss, teacher.eval(), distill, copy=self._copy)
+        return taught(model, self.loss, teacher.eval(), distill, copy=self._copy)
 
     def _plain_model(self) -> nn.Module:
         """The run's model as it was drawn, with nothing attached."""
@@ -255,8 +294,8 @@ class Trainer:
         self.model.train()
         step, loss_sum, story = self._step, self.loss_sum, self.story
         story.begin_epoch(self.batches)
-        clock = _Clock(self.seconds, "train", self.device)
-        look = time.monotonic() + self.look_every
+        clock = Clock(self.seconds, "train", self.device)
+        looks = Looks(self.world, self.look_every)
         while self.batch < self.batches:
             number = self._pass_number()
             order = self._order(number)
@@ -265,11 +304,12 @@ class Trainer:
                 loss_sum += loss.detach()
                 self.batch += 1
                 story.after_step()
-                if self.on_look is not None and time.monotonic() >= look:
+                self._equality.after_step()
+                if self.on_look is not None and looks.due():
                     clock.stop()
                     self.on_look()
                     clock.start()
-                    look = time.monotonic() + self.look_every
+                    looks.done()
         clock.stop()
 
     def _pass_number(self) -> int:
@@ -277,6 +317,7 @@ class Trainer:
         return (self.epoch - 1) * self.config.train.passes + self.batch // self.batches_a_pass + 1
 
     def _end_epoch(self) -> None:
+        self._equality.require()
         train_loss = self.check_finite()
         self.story.end_epoch(self.epoch)
         lr = self.optimizer.param_groups[0]["lr"]
@@ -310,7 +351,8 @@ class Trainer:
             "lr": lr,
             "seconds": sum(self.seconds.values()),
         }
-        self.metrics.append(line)
+        with self.world.together():
+            self.metrics.append(line)
         self.epoch += 1
         self.batch = 0
         self.loss_sum.zero_()
@@ -356,16 +398,20 @@ class Trainer:
         return batch_order(seed, 0 if section.shuffle == "once" else number, len(self.data.train)).to(self.device)
 
     def _load(self, order: Tensor | None, batch: int, number: int, *, augmented: bool = True) -> Batch:
-        """A batch of a pass."""
+        """A batch of a pass, or this rank's part of one; not augmented: the whole batch."""
         size = self.config.train.batch_size
         augment = self.config.data.augment if augmented else None
-        where = slice(batch * size, (batch + 1) * size)
+        where: slice | Tensor = slice(batch * size, (batch + 1) * size)
+        part = None
+        if augmented and self._division is not None:
+            part = self._division.begin(min(size, len(self.data.train) - batch * size), self.device)
+            where = part.places + batch * size
         x, y = self.data.train.batch(
             where if order is None else order[where], whole=augment is not None and augment.whole
         )
         if augment is not None:
             generator = torch.Generator().manual_seed(augment_seed(self.seed, number, batch))
-            x = augment(x, generator)
+            x = augment(x, generator, part)
         elif order is None:
             x = x.clone()  # the model may change its input, but not the data that later runs get
         return x, y
@@ -378,7 +424,7 @@ class Trainer:
             sparse: As the finalized model would do it; False: the dense model that trains under masks only tracked.
             kept: Gets the predictions of the first draw, batch by batch.
         """
-        clock = _Clock(self.seconds, "evaluate", self.device)
+        clock = Clock(self.seconds, "evaluate", self.device)
         measured: list[Tested] = []
         for _ in self.sparsifier.draws():
             with self.sparsifier.sparse() if sparse else contextlib.nullcontext():
@@ -396,41 +442,46 @@ class Trainer:
         size = self.config.train.eval_batch_size
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         correct = torch.zeros(2, dtype=torch.int64, device=self.device)  # the first, and among the first five
-        outputs = []
+        losses, outputs, predicted = [], [], []
         with torch.inference_mode(), autocast(self.config.train, self.device):
-            for x, y in split.batches(size):
+            for x, y in split.batches(size, first=self.world.rank, every=self.world.size):
                 output = self.model(x.clone() if self._copy else x)
-                loss_sum += self.loss(output, y) * len(y)
+                losses.append(self.loss(output, y) * len(y))
                 if kept is not None:
-                    kept.append(predict(output))
+                    predicted.append(predict(output))
                 if self.metric is None:
                     correct[0] += (output.argmax(dim=1) == y).sum()
                     if self._top5:
                         correct[1] += (output.topk(5, dim=1).indices == y[:, None]).sum()
                 else:
                     outputs.append(output)
+            losses, outputs, predicted = in_order(self.world, losses, outputs, predicted)
+            correct = self.world.total(correct)
+            for loss_of_batch in losses:
+                loss_sum += loss_of_batch
+        if kept is not None:
+            kept += predicted
         loss = float(loss_sum) / len(split)
         if self.metric is None:
             first, among_five = (number / len(split) for number in correct.tolist())
             return Tested(loss, first, among_five if self._top5 else None)
         with torch.no_grad():
-            return Tested(loss, self.metric(torch.cat(outputs).float(), split.y), None)
+            return Tested(loss, self.metric(torch.cat(outputs).float().to(self.device), split.y), None)
 
     # ------------------------------------------------------------------ saving
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact continuation needs, taken between two steps."""
+        self._equality.require()
         return {
+            **own_state(self.world, self.loss_sum),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "sparsifier": self.sparsifier.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "epoch": self.epoch,
             "batch": self.batch,
             "first_epoch": self.first_epoch,
-            "loss_sum": self.loss_sum,
             "seconds": dict(self.seconds),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "teachers": self._teachers,
@@ -447,10 +498,7 @@ class Trainer:
         self.first_epoch = state["first_epoch"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["rng"].cpu())
-        if state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
-        self.loss_sum.copy_(state["loss_sum"])
+        load_own_state(self.world, state, self.loss_sum)
         self.seconds.update(state["seconds"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
@@ -472,7 +520,7 @@ class _ScoringBatches:
         return self._trainer.batches_a_pass
 
 
-class _Clock:
+class Clock:
     """Adds running time to an entry of a dict; on a GPU, until its work is done."""
 
     def __init__(self, totals: dict[str, float], key: str, device: torch.device) -> None:
@@ -482,6 +530,7 @@ class _Clock:
         self.start()
 
     def start(self) -> None:
+        """From now on, time counts."""
         self._wait()
         self._since = time.monotonic()
 
@@ -490,5 +539,6 @@ class _Clock:
             torch.cuda.synchronize(self._device)
 
     def stop(self) -> None:
+        """Until now, time counted."""
         self._wait()
         self._totals[self._key] += time.monotonic() - self._since

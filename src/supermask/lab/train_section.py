@@ -98,6 +98,8 @@ class TrainSection:
             ``package.module:function``, called once with all outputs (float32) and targets of a split.
         better: Which of two values of the metric is better, "higher" or "lower"; null: what its name says. A reference
             needs it.
+        accumulate: Parts that a batch is computed in, one after the other, for batches that memory does not hold; their
+            gradients are added up before the step. Batch norm takes its statistics from each part.
         distill: Learn from an earlier round, for methods that train in several; null: do not.
         rounds: Round -> the whole section that holds from this round on, until the next one that is named here. A file
             gives what differs from the rest of ``train``, see :data:`OF_A_ROUND`.
@@ -118,13 +120,18 @@ class TrainSection:
     clip: Clip | None = None
     metric: str = "accuracy"
     better: Better | None = None
+    accumulate: int = 1
     distill: Distill | None = None
     rounds: Mapping[int, TrainSection] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_batch_size", "test_every", "passes"):
+        for name in ("epochs", "batch_size", "eval_batch_size", "test_every", "passes", "accumulate"):
             if getattr(self, name) < 1:
                 raise HyperparameterError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.accumulate > self.batch_size:
+            raise HyperparameterError(
+                f"accumulate is the number of parts of a batch and batch_size is {self.batch_size}, got {self.accumulate}"
+            )
         if self.loss not in LOSSES and not is_reference(self.loss):
             raise HyperparameterError(
                 f"loss must be one of {', '.join(LOSSES)} or a reference package.module:function, got {self.loss!r}"

@@ -36,9 +36,10 @@ def macs(model: nn.Module, input_shape: Sequence[int], masks: Mapping[str, Tenso
         masks: Name -> bool tensor, True = remaining. Masks of biases and of normalisation change nothing here.
 
     Returns:
-        ``dense`` and ``remaining`` (ints), and ``convention``, one sentence. Both counts are None where they cannot be
-        told, and the sentence says why: weights that no called convolution or linear layer uses (recurrent layers,
-        attention, a module's own tensors), or a model that takes no batch of one.
+        ``dense`` and ``remaining`` (ints); ``layers``, name of a weight -> its ``[dense, remaining]``, in the order in
+        which the model calls them; and ``convention``, one sentence. The counts are None and ``layers`` is empty where
+        they cannot be told, and the sentence says why: weights that no called convolution or linear layer uses
+        (recurrent layers, attention, a module's own tensors), or a model that takes no batch of one.
 
     Raises:
         MaskError: The model is not plain, or a mask does not fit it.
@@ -62,13 +63,16 @@ def macs(model: nn.Module, input_shape: Sequence[int], masks: Mapping[str, Tenso
         return _unknown(f"the model takes no batch of one ({failure})")
     if other := _used_otherwise(model, positions):
         return _unknown(f"no convolution or linear layer that is called uses {other}")
-    dense = remaining = 0
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    layers: dict[str, list[int]] = {}
     for module, times in positions.items():
         weight = module.weight
         assert isinstance(weight, Tensor)
-        dense += weight.numel() * times
-        remaining += remaining_of.get(id(weight), weight.numel()) * times
-    return {"dense": dense, "remaining": remaining, "convention": CONVENTION}
+        layer = layers.setdefault(names[id(weight)], [0, 0])  # two modules may share a weight
+        layer[0] += weight.numel() * times
+        layer[1] += remaining_of.get(id(weight), weight.numel()) * times
+    dense, remaining = (sum(layer[index] for layer in layers.values()) for index in (0, 1))
+    return {"dense": dense, "remaining": remaining, "layers": layers, "convention": CONVENTION}
 
 
 def author_flops(
@@ -112,7 +116,7 @@ def author_flops(
 
 
 def _unknown(why: str) -> dict[str, Any]:
-    return {"dense": None, "remaining": None, "convention": f"{CONVENTION}; not counted here: {why}"}
+    return {"dense": None, "remaining": None, "layers": {}, "convention": f"{CONVENTION}; not counted here: {why}"}
 
 
 def _remaining_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[int, int]:

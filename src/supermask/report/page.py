@@ -88,6 +88,7 @@ def page_data(content: Content, results: Sequence[Result], heading: Heading) -> 
         "failed": [
             {key: failure[key] for key in ("run", "label", "seed", "error")} for failure in content.failures[:_FAILED]
         ],
+        "failures": len(content.failures),
         "missing": content.missing,
         "notes": [f"{sentence}." for sentence in content.sentences],
         "charts": {"config": CONFIG, "pareto": pareto(), "panels": panels(), "histograms": histograms()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, Final
 
 from supermask.errors import MissingExtraError
@@ -55,14 +56,29 @@ def figures(content: Content, results: Sequence[Result], sources: Mapping[str, S
     return files
 
 
+def formats(name: str, svg: str) -> dict[str, bytes]:
+    """File name -> content: a figure as PDF, SVG and PNG.
+
+    Raises:
+        MissingExtraError: vl-convert is not installed.
+    """
+    convert = _converter()
+    png = convert.svg_to_png(svg, scale=_SCALE)
+    return {f"{name}.pdf": convert.svg_to_pdf(svg), f"{name}.svg": svg.encode(), f"{name}.png": png}
+
+
 def _files(name: str, spec: Mapping[str, Any]) -> dict[str, bytes]:
+    config = {**CONFIG, "font": _FONT, "background": "white"}
+    return formats(name, _converter().vegalite_to_svg(in_print({**spec, "config": config})))
+
+
+def _converter() -> ModuleType:
     try:
         import vl_convert
     except ImportError as error:
         raise MissingExtraError("vl-convert-python", "report", "a figure") from error
-    svg = vl_convert.vegalite_to_svg(in_print({**spec, "config": {**CONFIG, "font": _FONT, "background": "white"}}))
-    png = vl_convert.svg_to_png(svg, scale=_SCALE)
-    return {f"{name}.pdf": vl_convert.svg_to_pdf(svg), f"{name}.svg": svg.encode(), f"{name}.png": png}
+    module: ModuleType = vl_convert
+    return module
 
 
 def _trade_off(values: Mapping[str, Any], cost: str, series: str) -> dict[str, Any] | None:

@@ -146,15 +146,17 @@ def _read_curves(
 ) -> int:
     """Curves, layers, configs and versions of as many runs as fit."""
     specs: dict[str, dict[str, Any]] = {}
+    rows = _rows_of_runs(found)
     used = 0
-    for index, row, run in order:
+    for index, _, run in order:
         source = sources[run]
         folder = RunFolder(source.folder)
         result = found[index].results[run]
         spec = _spec(folder)
+        environments, changed = len(told.environments), len(told.changed)
         entry = {
             "block": index,
-            "row": row,
+            "rows": rows[run],
             "seed": result["seed"],
             "layers": [[layer["remaining"], layer["keep"], layer["invert"]] for layer in result["counts"]["layers"]],
             "curve": curve(read_metrics(folder), result),
@@ -163,6 +165,7 @@ def _read_curves(
             "certificates": certificates(folder, result),
         }
         used += _size(entry) + _size(spec) // 4  # most of a spec is shared
+        used += _size(told.environments[environments:]) + _size(told.changed[changed:])
         if used > room:
             told.left_out.append(f"curves and configs of {len(order) - len(told.runs):,} of {len(order):,} runs")
             break
@@ -172,6 +175,16 @@ def _read_curves(
         told.runs[run]["config"] = {key: value for key, value in spec.items() if told.config.get(key, _NO) != value}
         told.runs[run]["lacks"] = sorted(told.config.keys() - spec.keys())
     return used
+
+
+def _rows_of_runs(found: Sequence[Block]) -> dict[str, dict[int, int]]:
+    """Run id -> block -> its first row with this run: experiments, and rows under several labels, may share one."""
+    rows: dict[str, dict[int, int]] = {}
+    for index, block in enumerate(found):
+        for at, row in enumerate(block.rows):
+            for run in row.runs:
+                rows.setdefault(run, {}).setdefault(index, at)
+    return rows
 
 
 _NO: Final = object()
@@ -293,6 +306,9 @@ def _read_predictions(told: Details, order: Sequence[_Entry], sources: Mapping[s
         if base is None:
             targets = story.get("targets")
             base = {"known": targets is not None, "is": (predictions if targets is None else targets).tolist()}
+            if used + _size(base) > room:
+                left += 1
+                continue
             told.targets[block] = base
             used += _size(base)
         if len(base["is"]) != len(predictions):

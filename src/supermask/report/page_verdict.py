@@ -18,8 +18,8 @@ _SPREAD: Final = "[5 %, 95 %] of"
 def verdict(block: Block) -> dict[str, Any]:
     """What a block comes to.
 
-    The row that is spoken of keeps the fewest weights of those that cannot be told apart from the dense network or are better;
-    where there is none, the one that loses least; without a baseline, the best one.
+    The row that is spoken of keeps the fewest weights of those that cannot be told apart from the dense network or are better,
+    in pairs of runs enough to tell; where there is none, the one that loses least; without a baseline, the best one.
 
     Returns:
         `sentence`, its three `numbers` (label, value, unit, lines of detail), `machine`, and the index of the `row`.
@@ -58,8 +58,8 @@ def _gain(block: Block, row: Row) -> float:
 
 
 def _loss(block: Block, difference: Difference) -> str:
-    """Whether there is a loss to the baseline: "loss", "none", "gain", or "unknown" where there is no interval."""
-    if difference.low is None:
+    """Whether there is a loss to the baseline: "loss", "none", "gain", or "unknown" where there are too few pairs to tell."""
+    if not difference.trusted:
         return "unknown"
     if difference.is_none:
         return "none"
@@ -84,7 +84,9 @@ def _sentence(block: Block, row: Row) -> str:
     if kind == "gain":
         return f"{name}{keeps} is better than the dense network."
     if kind == "unknown":
-        return f"{name}{keeps} is nearest to the dense network, in the one pair of runs that there is."
+        one = difference.pairs == 1
+        pairs = "one pair of runs that there is" if one else f"{difference.pairs} pairs of runs that there are"
+        return f"{name}{keeps} does best against the dense network, in the {pairs}."
     return f"Every sparse setting is worse than the dense network; {block.name(row)}{keeps} loses least."
 
 

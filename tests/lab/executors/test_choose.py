@@ -36,6 +36,7 @@ def test_options_are_fields():
             r"--with partition: expected KEY=VALUE; the slurm executor has runs, minutes, timeouts, ",
         ),
         ("shared", ["workers=2"], r"--with workers=2: the number of runs at once has an option of its own: --workers"),
+        ("ray", ["gpus=1", "gpus=2"], r"--with gpus=2: gpus is given twice; keep one of them"),
         ("slurm", ["cluster=pbs"], r"--with\.cluster: expected 'slurm' or 'local', got 'pbs'"),
     ],
 )

@@ -91,7 +91,11 @@ def test_damaged_results_tell_nothing(tmp_path):
     small, *rest = jobs_in(tmp_path)
     small.folder.path.mkdir(parents=True)
     small.folder.result.write_text("{")
-    assert not Packing("cuda", rest, lambda _: 80 * GIB).admits(rest[1], [rest[3]])
+    packing = Packing("cuda", rest, lambda _: 80 * GIB)
+    assert not packing.admits(rest[1], [rest[3]])
+    rest[5].folder.path.mkdir(parents=True)
+    rest[5].folder.result.write_text("{")
+    assert not packing.admits(rest[1], [rest[3]]), "nor does one that is finished meanwhile end the others"
 
 
 def test_a_gpu_is_needed(tmp_path):

@@ -13,8 +13,8 @@ from supermask.lab.executors.mailbox import Mailbox
 from supermask.lab.executors.ray_cluster import Ray, _Tasks, _train
 from supermask.lab.plan import expand
 from supermask.lab.run import run_experiment
-from supermask.lab.runner import Job, Runner
-from supermask.lab.store import read_failures, read_results, run_folder
+from supermask.lab.runner import Job, Runner, failure
+from supermask.lab.store import read_failure, read_failures, read_results, run_folder
 
 from ..helpers import assert_same_run, experiment, only_run, run_here
 
@@ -116,6 +116,14 @@ def test_no_cluster_there(tmp_path):
         run_experiment(experiment(OWN), out=tmp_path, executor=Ray(address="127.0.0.1:1"))
 
 
+def test_an_address_from_the_environment(tmp_path, monkeypatch):
+    """Ray itself would try for a minute, then end this process."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(RunError, match=r"no Ray cluster at 127\.0\.0\.1:1 \(.* or unset RAY_ADDRESS for one on this"):
+        run_experiment(experiment(OWN), out=tmp_path, executor=Ray())
+
+
 def test_gpus_that_are_not_asked_for(tmp_path):
     pytest.importorskip("ray")
     with pytest.raises(RunError, match="only the GPUs that it asks for, and gpus is 0; say --with gpus=1"):
@@ -206,12 +214,18 @@ class FakeStore:
 def test_runs_are_brought_from_a_store(jobs):
     jobs[0].folder.path.mkdir(parents=True)
     jobs[0].folder.result.write_text("{}")
+    mailbox = FakeMailbox()
+
+    def begin(job):
+        mailbox.box.put(job.event("done"))
+        return by_id(job)
+
     store = FakeStore()
-    _Tasks(FakeRay(), by_id, FakeMailbox(), print, store).do(jobs, 2, None)
+    _Tasks(FakeRay(), begin, mailbox, print, store).do(jobs, 2, None)
     assert store.fetched == [job.folder for job in jobs[1:]]
     store = FakeStore(broken=[jobs[1].folder])
     with pytest.raises(StoreError, match="the store does not answer"):
-        _Tasks(FakeRay(), by_id, FakeMailbox(), print, store).do(jobs, 2, None)
+        _Tasks(FakeRay(), begin, mailbox, print, store).do(jobs, 2, None)
     assert store.fetched == [job.folder for job in jobs[2:]], "the others first"
 
 
@@ -233,6 +247,40 @@ def test_a_lost_run(jobs):
         "lost on the cluster (the worker died); run the same command to resume"
     ]
     assert jobs[0].folder.failed.exists()
+
+
+def test_a_worker_that_is_lost_after_its_run_failed(jobs):
+    """The record of the failure stays as it is."""
+    mailbox, told = FakeMailbox(), []
+
+    def begin(job):
+        job.folder.path.mkdir(parents=True)
+        mailbox.box.put(failure(job, "the loss is not finite"))
+        return by_id(job)
+
+    _Tasks(FakeRay(lost=[jobs[0].spec.id]), begin, mailbox, told.append).do(jobs[:1], 1, None)
+    assert [event.message for event in told] == ["the loss is not finite"]
+    assert read_failure(jobs[0].folder)["error"] == "the loss is not finite"
+
+
+def test_a_task_that_ends_without_a_word(jobs):
+    """It lost sight of the driver for a moment and took a checkpoint: every run has an end, whatever happens."""
+    told = []
+    _Tasks(FakeRay(), by_id, FakeMailbox(), told.append).do(jobs[:1], 1, None)
+    assert [(event.kind, event.message) for event in told] == [
+        ("failed", "its task ended before the run; run the same command to resume")
+    ]
+
+
+def test_a_cluster_that_is_lost(jobs):
+    class Gone(FakeRay):
+        def get(self, task):
+            raise LostError("the mailbox died\nand more")
+
+    with pytest.raises(
+        RunError, match=r"the Ray cluster is lost \(the mailbox died\); start it again, then run the same"
+    ):
+        _Tasks(Gone(), by_id, FakeMailbox(), print).do(jobs, 2, None)
 
 
 def test_ctrl_c_lets_tasks_take_checkpoints(jobs):

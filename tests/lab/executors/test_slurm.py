@@ -7,12 +7,14 @@ import re
 import signal
 import stat
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from supermask.errors import MissingExtraError, RunError
-from supermask.lab.executors.slurm import Batch, Slurm
+from supermask.lab.executors.slurm import Batch, Slurm, _follow
 from supermask.lab.plan import expand
 from supermask.lab.run import run_experiment
 from supermask.lab.runner import Job, Runner
@@ -122,7 +124,7 @@ def test_a_signal_after_the_last_run_gives_nothing_back(tmp_path, monkeypatch):
 
 def test_what_slurm_is_asked_for(tmp_path, slurm, monkeypatch):
     """One array; the same command follows its jobs instead of giving them again."""
-    monkeypatch.setattr("supermask.lab.executors.slurm._follow", lambda jobs, handles, stamps, tell: None)
+    monkeypatch.setattr("supermask.lab.executors.slurm._follow", lambda *_: None)
     made = Slurm(workers=3, minutes=90, gpus=1, cpus=4, memory_gb=16, partition="gpu", setup=("module load cuda",))
     runs = experiment(OWN, vary={"seed": 4})
     run_experiment(runs, out=tmp_path / "runs", executor=made)
@@ -147,7 +149,7 @@ def test_what_slurm_is_asked_for(tmp_path, slurm, monkeypatch):
 
 def test_a_job_that_ends_before_its_run(tmp_path, slurm):
     (slurm / "state").write_text("OUT_OF_MEMORY")
-    outcome = run_experiment(experiment(OWN, vary={"seed": 2}), out=tmp_path / "runs", executor=Slurm())
+    outcome = run_experiment(experiment(OWN, vary={"seed": 2}), out=tmp_path / "runs", executor=Slurm(lease_seconds=1))
     assert len(outcome.failed) == 2
     message = outcome.failed[0].message
     assert re.match(
@@ -175,4 +177,72 @@ def test_without_submitit(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_leaves_the_jobs_to_slurm():
-    assert "`scancel --name supermask` ends them" in Slurm().stopped
+    assert "`scancel --name supermask` ends them and those of your other experiments" in Slurm().stopped
+
+
+class Over:
+    """A job that is over."""
+
+    job_id, state = "77_0", "COMPLETED"
+    paths = SimpleNamespace(stderr="77_0.err")
+
+    def done(self):
+        return True
+
+
+def test_a_result_that_a_network_file_system_shows_late(tmp_path, monkeypatch):
+    """The job is over, and its run's folder is as it was a while ago: that is no failure."""
+    run_here(OWN, tmp_path)
+    (job,) = (Job(spec, run_folder(tmp_path, "test", spec.id)) for spec in expand(experiment(OWN)))
+    hidden, looks, told = job.folder.result.with_name("hidden"), iter(range(5)), []
+    job.folder.result.rename(hidden)
+
+    def poll(seconds):
+        assert not job.folder.failed.exists()
+        if next(looks) == 3:
+            hidden.rename(job.folder.result)
+
+    monkeypatch.setattr("supermask.lab.executors.slurm.time.sleep", poll)
+    _follow([job], {job.spec.id: Over()}, {job.spec.id: None}, told.append, 60)
+    assert [event.kind for event in told] == ["started", "epoch", "epoch", "epoch", "done"]
+    assert told[1].line["epoch"] == 1, "trackers have the numbers from there"
+
+
+def test_a_run_that_failed_is_not_tried_again_after_pre_emption(tmp_path):
+    jobs = [Job(spec, run_folder(tmp_path, "test", spec.id)) for spec in expand(experiment(OWN, vary={"seed": 3}))]
+    given, before = [], signal.getsignal(signal.SIGUSR2)
+    signal.signal(signal.SIGUSR2, lambda number, _: given.append(number))
+
+    def run(job, emit, stopping):
+        if job is jobs[1]:
+            signal.raise_signal(signal.SIGUSR2)
+            raise KeyboardInterrupt
+
+    try:
+        batch = Batch(run, tuple(jobs))
+        batch()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert given == [signal.SIGUSR2]
+    assert batch.checkpoint().function.jobs == tuple(jobs[1:])
+
+
+def test_the_same_command_given_twice_at_once(tmp_path, slurm, monkeypatch):
+    """The second one waits until the first has given its jobs, and follows them."""
+    monkeypatch.setattr("supermask.lab.executors.slurm._follow", lambda *_: None)
+    program(slurm, "sbatch", f'echo given >> {slurm}/given; sleep 0.5; echo "Submitted batch job 77"')
+
+    def give():
+        run_experiment(experiment(OWN), out=tmp_path / "runs", executor=Slurm())
+
+    drivers = [threading.Thread(target=give) for _ in range(2)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join()
+    assert (slurm / "given").read_text() == "given\n", "though the cluster's book-keeping does not know the job yet"
+    pickle_of_the_job = tmp_path / "runs" / "test" / ".slurm" / "77_submitted.pkl"
+    os.utime(pickle_of_the_job, (1e9, 1e9))
+    submitit.SlurmJob.watcher.clear()
+    give()
+    assert (slurm / "given").read_text() == "given\ngiven\n", "it was given long ago, and nobody knows it"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from tests.lab.helpers import experiment, run_here
@@ -58,6 +59,12 @@ def resumed():
     return [event(other, "resumed", epoch=1), epoch(other, 1, 0.25), epoch(other, 2, 0.5), event(other, "done")]
 
 
+def begun_again():
+    """The worker of the first run is lost in its second epoch, and another one resumes it."""
+    one = SPECS[0]
+    return [event(one, "started", epoch=1), epoch(one, 1, 0.5), event(one, "resumed", epoch=1), *two_runs_at_once()[2:]]
+
+
 def test_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -73,6 +80,31 @@ def test_tensorboard(tmp_path):
         assert [(point.step, point.value) for point in points] == list(enumerate(values, start=1))
         settings = found.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
         assert "| train.optimizer.lr | 0.05 |" in settings
+
+
+def test_a_run_that_is_begun_again_is_one_run_with_one_open_file(tmp_path, monkeypatch):
+    from torch.utils import tensorboard
+
+    opened = []
+
+    class Counted(tensorboard.SummaryWriter):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            opened.append(self)
+
+    monkeypatch.setattr(tensorboard, "SummaryWriter", Counted)
+    assert tell(f"tensorboard:{tmp_path}", *begun_again()) == []
+    assert len(opened) == 2
+    assert all(writer.file_writer is None for writer in opened), "closed"
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb", "trackio"])
+def test_a_run_that_is_begun_again_stays_open(name):
+    """Nothing is asked of the client: none is made here."""
+    tracker, run = object.__new__(TRACKERS[name]), SimpleNamespace(id="x")
+    tracker._open = {"x": "as it was"}
+    tracker.start(run)
+    assert tracker._open == {"x": "as it was"}
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload``")  # SQLAlchemy's, of how MLflow uses it
@@ -94,9 +126,9 @@ def test_mlflow(tmp_path):
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.75)]
     assert runs[SPECS[1].id].info.status == "FINISHED"
     assert runs[SPECS[1].id].data.metrics["test_accuracy"] == 0.5
-    assert tell(name, event(SPECS[0], "started", epoch=1), event(SPECS[0], "failed", message="it broke")) == []
+    assert tell(name, event(SPECS[0], "started", epoch=1), event(SPECS[0], "failed", message=9000 * "x")) == []
     failed = client.get_run(done.info.run_id)
-    assert (failed.info.status, failed.data.tags["supermask.error"]) == ("FAILED", "it broke")
+    assert (failed.info.status, failed.data.tags["supermask.error"]) == ("FAILED", 5000 * "x")
 
 
 def _elsewhere(tmp_path, which, **variables):
@@ -203,6 +235,49 @@ def test_a_broken_tracker_is_told_once_and_no_run_fails(tmp_path):
         "metrics.jsonl in their folders is whole"
     ]
     assert len(list((tmp_path / "board").rglob("*tfevents*"))) == 2
+
+
+class Noted(Tracker):
+    """Notes what it is told of runs."""
+
+    def __init__(self):
+        self.told = []
+
+    def start(self, run):
+        self.told.append(("start", run.seed))
+
+    def epoch(self, run, epoch, values):
+        self.told.append((epoch, run.seed))
+
+    def end(self, run, error):
+        self.told.append((error, run.seed))
+
+    def close(self):
+        pass
+
+
+def test_runs_that_another_driver_tells(tmp_path):
+    """Its own trackers have them; one that it took over and finished has not failed."""
+    one, other = SPECS
+    noted = Noted()
+    with Tracking([("mine", noted)], SPECS, pytest.fail) as track:
+        track(event(other, "started", elsewhere=True))
+        track(event(other, "epoch", epoch=1, elsewhere=True))
+        track(event(other, "skipped", message="finished already", seconds=1.0))
+        track(event(one, "started", epoch=1))
+        track(event(one, "epoch", epoch=7, elsewhere=True))
+        track(event(one, "skipped", message="finished already", seconds=1.0))
+    assert noted.told == [("start", 0), (None, 0)]
+
+
+def test_what_a_broken_tracker_is_told_does_not_pile_up():
+    with Tracking([("mine", Broken())], SPECS, lambda text: None) as track:
+        track(event(SPECS[0], "started", epoch=1))
+        (line,) = track._lines
+        line._thread.join(60)
+        for number in range(1, 100):
+            track(epoch(SPECS[0], number, 0.5))
+        assert line._calls.qsize() == 0
 
 
 def test_a_tracker_that_never_answers_keeps_nobody_waiting():

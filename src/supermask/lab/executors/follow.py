@@ -10,13 +10,14 @@ from typing import Any, Final
 from supermask.errors import RunError
 from supermask.lab.events import Event
 from supermask.lab.executors.protocol import Tell
+from supermask.lab.failures import describe
 from supermask.lab.runner import Job
 from supermask.lab.store import read_failure, read_metrics
 
 FOLLOW_SECONDS: Final = 2.0  # between two looks at the metrics of a run
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Place:
     """How far a run has been told."""
 
@@ -28,12 +29,14 @@ class Follower:
     """Tells the epochs of runs as they appear in their folders.
 
     Args:
-        tell: Gets ``started`` at the first sign of a run, then ``epoch``; ends are the caller's to tell.
+        tell: Gets ``started`` at the first sign of a run, then every ``epoch``; ends are the caller's to tell.
+        elsewhere: Whether another driver tells these runs as its own, see :class:`supermask.lab.events.Event`.
         now: A monotonic clock, in seconds.
     """
 
-    def __init__(self, tell: Tell, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, tell: Tell, *, elsewhere: bool = False, now: Callable[[], float] = time.monotonic) -> None:
         self._tell = tell
+        self._elsewhere = elsewhere
         self._now = now
         self._places: dict[str, _Place] = {}
         self._next = float("-inf")
@@ -44,38 +47,37 @@ class Follower:
             return
         self._next = self._now() + FOLLOW_SECONDS
         for job in jobs:
-            self._look_at(job)
+            self.catch_up(job)
 
-    def _look_at(self, job: Job) -> None:
-        path = job.folder.metrics
-        if not path.exists():
+    def catch_up(self, job: Job) -> None:
+        """Look at one run now: before its end is told."""
+        known = self._places.get(job.spec.id, _Place())
+        try:
+            size = job.folder.metrics.stat().st_size
+            lines = read_metrics(job.folder) if size != known.size else None
+        except (RunError, OSError):  # not begun, or in the middle of a write by another host: the next look may read it
             return
         if job.spec.id not in self._places:
-            self._tell(job.event("started"))
-        place = self._places.setdefault(job.spec.id, _Place())
-        size = path.stat().st_size
-        if size == place.size:
+            self._tell(job.event("started", elsewhere=self._elsewhere))
+        self._places[job.spec.id] = known if lines is None else _Place(len(lines), size)
+        if lines is None:
             return
-        try:
-            lines = read_metrics(job.folder)
-        except RunError:  # seen in the middle of a write by another host: the next look may read it
-            return
-        place.size = size
-        if lines and len(lines) != place.epochs:
-            self._tell(_epoch(job, lines[-1]))
-        place.epochs = len(lines)
+        resumed = len(lines) < known.epochs  # from an earlier checkpoint
+        for line in lines[-1:] if resumed else lines[known.epochs :]:
+            self._tell(_epoch(job, line, elsewhere=self._elsewhere))
 
 
 def failed_elsewhere(job: Job) -> str | None:
-    """Why a run failed that another process trained; None if it did not.
+    """Why a run failed that another process trained; None if it did not, or was begun again just now. Raises nothing."""
+    try:
+        return str(read_failure(job.folder)["error"])
+    except FileNotFoundError:
+        return None
+    except (RunError, OSError) as error:
+        return describe(error, job.folder.path)
 
-    Raises:
-        RunError: The record is damaged.
-    """
-    return str(read_failure(job.folder)["error"]) if job.folder.failed.exists() else None
 
-
-def _epoch(job: Job, line: dict[str, Any]) -> Event:
+def _epoch(job: Job, line: dict[str, Any], *, elsewhere: bool) -> Event:
     planned = int(job.spec.sections["train"]["epochs"])
     return job.event(
         "epoch",
@@ -87,4 +89,6 @@ def _epoch(job: Job, line: dict[str, Any]) -> Event:
         accuracy=line["test_accuracy"],
         metric=line["test_metric"],
         seconds=line["seconds"],
+        line=line,
+        elsewhere=elsewhere,
     )

@@ -51,7 +51,8 @@ class Packing:
         """Whether a run fits beside those at work."""
         for other in [other for other in self._unfinished.values() if other.folder.result.exists()]:
             del self._unfinished[other.spec.id]
-            self._learn_from(read_result(other.folder))
+            with contextlib.suppress(RunError):  # as above
+                self._learn_from(read_result(other.folder))
         needs = [self._needs.get(self._settings[other.spec.id]) for other in (*at_work, job)]
         known = [need for need in needs if need is not None]
         return len(known) == len(needs) and sum(known) <= self._free

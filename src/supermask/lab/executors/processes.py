@@ -13,7 +13,7 @@ from typing import Final
 import torch
 
 from supermask.errors import RunError
-from supermask.lab.events import Event
+from supermask.lab.events import ENDS, Event
 from supermask.lab.executors.gpu import Packing, free_bytes
 from supermask.lab.executors.local import run_jobs
 from supermask.lab.executors.protocol import Tell
@@ -107,6 +107,18 @@ def do_here(
     if workers == 0:
         _do_in_this_process(runner, jobs, tell, on_stop)
         return
+    ended: set[str] = set()
+
+    def take(event: Event) -> None:
+        if event.kind in ENDS:
+            ended.add(event.run)
+        tell(event)
+
+    def on_last_breath(job: Job, why: str) -> None:
+        for run in job.runs:
+            if run.spec.id not in ended:  # otherwise the worker died after it had told how the run ends
+                on_death(run, why)
+
     packing = Packing(runner.device, jobs, free_bytes) if pack else None
     most = workers or (usable_cores() if pack else default_workers(runner.device))
     run_jobs(
@@ -114,8 +126,8 @@ def do_here(
         jobs,
         workers=min(most, len(jobs)),
         threads=runner.threads,
-        on_message=tell,
-        on_death=on_death,
+        on_message=take,
+        on_death=on_last_breath,
         on_stop=on_stop,
         admit=None if packing is None else packing.admits,
     )

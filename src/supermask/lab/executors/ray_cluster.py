@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 import uuid
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from supermask.errors import MissingExtraError, RunError, StoreError
-from supermask.lab.events import Event
+from supermask.lab.events import ENDS, Event
 from supermask.lab.executors.local import STOP_SECONDS, worker_environment
 from supermask.lab.executors.mailbox import Mailbox
 from supermask.lab.executors.processes import STOPPED, require_workers
@@ -26,7 +27,7 @@ from supermask.lab.store import RunFolder
 _POLL_SECONDS: Final = 0.5
 _ANSWER_SECONDS: Final = 10.0
 _ASK_SECONDS: Final = 1.0  # between two questions of a task whether to stop
-_ENDS: Final = ("done", "skipped", "failed")
+_AGAIN: Final = "run the same command to resume"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,7 @@ class _Tasks:
 
         Raises:
             StoreError: Finished runs could not be brought from the store, where they are; the others have ended too.
+            RunError: The cluster is gone.
             KeyboardInterrupt: Ctrl-C.
         """
         waiting = deque(jobs)
@@ -151,6 +153,8 @@ class _Tasks:
             if at_work:
                 self.ray.wait(list(at_work), num_returns=len(at_work), timeout=STOP_SECONDS)
             raise
+        except self.ray.exceptions.RayError as error:
+            raise RunError(f"the Ray cluster is lost ({_first_line(error)}); start it again, then {_AGAIN}") from error
 
     def _hand_on(self) -> None:
         for event in self.ray.get(self.mailbox.take.remote()):
@@ -160,7 +164,7 @@ class _Tasks:
         """A task that is begun again after it had told its end tells one again."""
         if event.run in self._ended:
             return
-        if event.kind in _ENDS:
+        if event.kind in ENDS:
             self._ended.add(event.run)
         self.tell(event)
 
@@ -168,12 +172,17 @@ class _Tasks:
         try:
             self.ray.get(task)
         except self.ray.exceptions.RayError as error:
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self._hand_on()
-            self._tell_once(after_death(job, f"lost on the cluster ({why}); run the same command to resume"))
+            self._tell_lost(job, f"lost on the cluster ({_first_line(error)}); {_AGAIN}")
         else:
             self._fetch(job)
             self._hand_on()
+            # a task that could not reach this process for a moment took it for gone
+            self._tell_lost(job, f"its task ended before the run; {_AGAIN}")
+
+    def _tell_lost(self, job: Job, why: str) -> None:
+        if job.spec.id not in self._ended:
+            self._tell_once(after_death(job, why))
 
     def _fetch(self, job: Job) -> None:
         """Bring a finished run from the store, if its folder was on another machine."""
@@ -201,7 +210,7 @@ def _train(runner: Runner, job: Job, mailbox: Any, sign: Path) -> None:
     def emit(event: Event) -> None:
         nonlocal stopping
         put = mailbox.put.remote(event)
-        if event.kind in _ENDS:
+        if event.kind in ENDS:
             stopping = answer(put)
 
     def should_stop() -> bool:
@@ -237,7 +246,7 @@ def _sign(jobs: Sequence[Job]) -> Iterator[Path]:
     try:
         yield path
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -246,20 +255,25 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    named = address or os.environ.get("RAY_ADDRESS")
     try:
-        if address is not None and address not in ("auto", "local"):
-            _require_answer(address)
-        ray.init(address=address, log_to_driver=False, include_dashboard=None if address else False)
+        if named and named not in ("auto", "local"):
+            _require_answer(named)
+        ray.init(address=address, log_to_driver=False, include_dashboard=None if named else False)
     except (OSError, RuntimeError, ValueError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        way = "leave the address out" if address or not named else "unset RAY_ADDRESS"
         raise RunError(
-            f"no Ray cluster at {address or 'the usual places'} ({why}); start one by `ray start --head`, or leave the "
-            "address out for one on this machine"
+            f"no Ray cluster at {named or 'the usual places'} ({_first_line(error)}); start one by `ray start --head`, or "
+            f"{way} for one on this machine"
         ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _require_answer(address: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from supermask.core.locking import locked
-from supermask.lab.events import Event
+from supermask.lab.events import ENDS, Event
 from supermask.lab.executors.follow import Follower, failed_elsewhere
 from supermask.lab.executors.processes import STOPPED, do_here, require_workers
 from supermask.lab.executors.protocol import Tell
@@ -85,14 +85,14 @@ class _Left:
         self._jobs = {job.spec.id: job for job in jobs}
         self._tell = tell
         self._observer = Observer(lease_seconds)
-        self._follower = Follower(tell)
+        self._follower = Follower(tell, elsewhere=True)
         self._poll = min(_LONGEST_POLL, lease_seconds / BEATS)
 
     def take(self, event: Event) -> None:
         """Tell an event; but not that another process has a run, whose end is still to be told."""
         if event.kind == "skipped" and event.seconds is None:
             return
-        if event.kind in ("done", "skipped", "failed"):
+        if event.kind in ENDS:
             del self._jobs[event.run]
         self._tell(event)
 
@@ -110,6 +110,7 @@ class _Left:
         """A run that others had, if it can be taken now; its end is told if it has come."""
         sight, free = self._observer.look(job.folder.lease)
         if job.folder.result.exists() and (event := look_up(job)):
+            self._follower.catch_up(job)
             self.take(event)
             return None
         if not free:
@@ -117,6 +118,7 @@ class _Left:
         if not sight.free:
             return replace(job, lapsed=sight)
         if why := failed_elsewhere(job):
+            self._follower.catch_up(job)
             self.take(job.event("failed", message=f"{why} (in another process)"))
             return None
         with locked(job.folder.lock, wait=False, optional=True) as held:

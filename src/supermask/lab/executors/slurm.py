@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from supermask.core.locking import locked
 from supermask.errors import MissingExtraError, RunError
 from supermask.lab.events import Event
 from supermask.lab.executors.follow import Follower, failed_elsewhere
@@ -24,6 +25,7 @@ from supermask.lab.store import RunFolder, read_json
 
 ARRAY_MOST: Final = 1000  # jobs of an array: Slurm's usual limit is 1001
 _POLL_SECONDS: Final = 2.0
+_KNOWN_SECONDS: Final = 120.0  # after which a job is in the book-keeping of a cluster that keeps any
 _NAME: Final = "supermask"
 _ALIVE: Final = ("PENDING", "RUNNING", "REQUEUED", "CONFIGURING", "COMPLETING", "SUSPENDED", "PREEMPTED")
 
@@ -90,7 +92,7 @@ class Slurm:
         """What Ctrl-C leaves."""
         return (
             "no longer following the jobs; they stay with Slurm: the same command follows them again, "
-            f"`scancel --name {_NAME}` ends them"
+            f"`scancel --name {_NAME}` ends them and those of your other experiments"
         )
 
     def run(self, runner: Runner, jobs: Sequence[Job], tell: Tell, on_stop: Callable[[], None] | None) -> None:  # noqa: ARG002
@@ -102,12 +104,12 @@ class Slurm:
         jobs = [replace(job, folder=RunFolder(job.folder.path.resolve())) for job in jobs]
         ledger = _Ledger(jobs[0].folder.path.parent / ".slurm")
         make_folder(ledger.folder)
-        followed = {} if self.cluster == "local" else ledger.alive(submitit, jobs)
-        new = [job for job in jobs if job.spec.id not in followed]
         stamps = {job.spec.id: _stamp(job) for job in jobs}
-        if new:
-            followed |= self._submit(submitit, runner, new, ledger)
-        _follow(jobs, followed, stamps, tell)
+        with locked(ledger.folder / "lock", optional=True):  # the same command given twice at once
+            followed = {} if self.cluster == "local" else ledger.alive(submitit, jobs)
+            if new := [job for job in jobs if job.spec.id not in followed]:
+                followed |= self._submit(submitit, runner, new, ledger)
+        _follow(jobs, followed, stamps, tell, self.lease_seconds)
         if self.cluster == "local":
             for handle in followed.values():
                 handle.wait()  # it is our own child, and about to end
@@ -154,7 +156,7 @@ class Batch:
 
     Args:
         runner: Does a run.
-        jobs: The runs.
+        jobs: The runs that have not ended.
     """
 
     runner: Runner
@@ -174,13 +176,13 @@ class Batch:
 
         signal.signal(number, stop)
         try:
-            for job in self.jobs:
-                if not stopping:
-                    with contextlib.suppress(KeyboardInterrupt):  # stopped after a checkpoint
-                        self.runner(job, _ignore, lambda: stopping)
+            with contextlib.suppress(KeyboardInterrupt):  # stopped after a checkpoint
+                while self.jobs and not stopping:
+                    self.runner(self.jobs[0], _ignore, lambda: stopping)
+                    self.jobs = self.jobs[1:]  # one that failed is not tried again in the queue's next turn
         finally:
             signal.signal(number, give_back)
-        if stopping and not all(job.folder.result.exists() for job in self.jobs):
+        if stopping and self.jobs:
             give_back(number, None)
 
     def checkpoint(self) -> Any:
@@ -215,13 +217,26 @@ class _Ledger:
         handles = {
             job.spec.id: submitit.SlurmJob(self.folder, known[job.spec.id]) for job in jobs if job.spec.id in known
         }
-        return {run: handle for run, handle in handles.items() if handle.state.upper().startswith(_ALIVE)}
+        return {run: handle for run, handle in handles.items() if _is_alive(handle)}
 
     def _known(self) -> dict[str, Any]:
         return read_json(self._path) if self._path.exists() else {}
 
 
-def _follow(jobs: Sequence[Job], handles: dict[str, Any], stamps: dict[str, Any], tell: Tell) -> None:
+def _is_alive(handle: Any) -> bool:
+    """Whether a job waits or runs; the cluster's book-keeping does not know it at once."""
+    state = handle.state.upper()
+    if state != "UNKNOWN":
+        return bool(state.startswith(_ALIVE))
+    try:
+        return bool(0 <= time.time() - handle.paths.submitted_pickle.stat().st_mtime < _KNOWN_SECONDS)
+    except FileNotFoundError:
+        return False
+
+
+def _follow(
+    jobs: Sequence[Job], handles: dict[str, Any], stamps: dict[str, Any], tell: Tell, settle_seconds: float
+) -> None:
     """Tell what the runs do until all have ended.
 
     Args:
@@ -229,27 +244,39 @@ def _follow(jobs: Sequence[Job], handles: dict[str, Any], stamps: dict[str, Any]
         handles: Run id -> submitit's job.
         stamps: Run id -> :func:`_stamp` before the jobs were given.
         tell: Gets the events.
+        settle_seconds: So long after its job is over a run may still get its end: network file systems show it late.
     """
     left = {job.spec.id: job for job in jobs}
+    over: dict[str, float] = {}  # run id -> since when its job is, by a monotonic clock
     follower = Follower(tell)
     while left:
         follower.look(list(left.values()))
-        for job in list(left.values()):
-            if event := _end(job, handles[job.spec.id], stamps[job.spec.id]):
-                del left[job.spec.id]
+        for run, job in list(left.items()):
+            if run not in over and handles[run].done():
+                over[run] = time.monotonic()
+            settled = run in over and time.monotonic() - over[run] >= settle_seconds
+            if event := _end(job, handles[run], stamps[run], settled=settled):
+                del left[run]
+                follower.catch_up(job)
                 tell(event)
         if left:
             time.sleep(_POLL_SECONDS)
 
 
-def _end(job: Job, handle: Any, stamp: Any) -> Event | None:
-    """The last event of a run; None while it is to come."""
-    over = handle.done()  # asked first: what a job that is over has written is all there
+def _end(job: Job, handle: Any, stamp: Any, *, settled: bool) -> Event | None:
+    """The last event of a run; None while it is to come.
+
+    Args:
+        job: The run.
+        handle: Submitit's job.
+        stamp: See :func:`_follow`.
+        settled: Whether what is not there now will not come.
+    """
     if job.folder.result.exists() and (event := look_up(job)):
         return event if event.kind == "failed" else replace(event, kind="done", message=None)
-    if _stamp(job) not in (None, stamp) and look(job.folder.lease).free:
-        return job.event("failed", message=failed_elsewhere(job))
-    if not over:
+    if _stamp(job) not in (None, stamp) and look(job.folder.lease).free and (why := failed_elsewhere(job)):
+        return job.event("failed", message=why)
+    if not settled:
         return None
     return after_death(
         job,

@@ -12,6 +12,7 @@ from supermask.lab.trackers.protocol import TrackedRun
 
 _TAG = "supermask.run"
 _AT_ONCE = 100  # parameters that MLflow takes in one call
+_LONGEST = 5000  # characters that its servers take of a value
 
 
 class MLflow:
@@ -38,6 +39,8 @@ class MLflow:
 
     def start(self, run: TrackedRun) -> None:
         """Make a run with its settings as parameters, or go on with the one that has its id as a tag."""
+        if run.id in self._open:
+            return
         if self._client is None:
             self._client = self._new_client(tracking_uri=self._target)
         known = self._client.get_experiment_by_name(run.experiment)
@@ -49,7 +52,7 @@ class MLflow:
             return
         tags = {_TAG: run.id, "supermask.label": run.label, "supermask.seed": str(run.seed)}
         self._open[run.id] = self._client.create_run(place, tags=tags, run_name=run.name).info.run_id
-        params = iter([self._param(key, str(value)) for key, value in run.settings.items()])
+        params = iter([self._param(key, str(value)[:_LONGEST]) for key, value in run.settings.items()])
         while batch := list(itertools.islice(params, _AT_ONCE)):
             self._client.log_batch(self._open[run.id], params=batch)
 
@@ -63,7 +66,7 @@ class MLflow:
         """Finished or failed; the reason is a tag."""
         known = self._open.pop(run.id)
         if error is not None:
-            self._client.log_batch(known, tags=[self._tag("supermask.error", error)])
+            self._client.log_batch(known, tags=[self._tag("supermask.error", error[:_LONGEST])])
         self._client.set_terminated(known, "FINISHED" if error is None else "FAILED")
 
     def close(self) -> None:

@@ -40,7 +40,11 @@ class Tracker(Protocol):
     """
 
     def start(self, run: TrackedRun) -> None:
-        """Open a run, or one that was opened by an earlier process again."""
+        """Open a run, or one that was opened by an earlier process again.
+
+        A run that is open here already was begun again, after its worker was lost: it stays open, and epochs from
+        ``run.first_epoch`` on are told again.
+        """
 
     def epoch(self, run: TrackedRun, epoch: int, values: Mapping[str, float]) -> None:
         """Take in an epoch, counted from 1, with what is known of it."""

@@ -32,6 +32,8 @@ class TensorBoard:
     def start(self, run: TrackedRun) -> None:
         """Open a file; what an earlier one holds of epochs that are told again is hidden."""
         label = re.sub(r"[^\w.=+-]+", "-", run.label)
+        if run.id in self._open:
+            self._open.pop(run.id).close()
         place = self._folder / run.experiment / f"{label}-s{run.seed}-{run.id}"
         writer = self._new_writer(str(place), purge_step=run.first_epoch)
         self._open[run.id] = writer

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Self
 
 from supermask.errors import ConfigError
-from supermask.lab.events import Event
+from supermask.lab.events import ENDS, Event
 from supermask.lab.patch import leaves
 from supermask.lab.plan import RunSpec
 from supermask.lab.trackers.mlflow import MLflow
@@ -74,15 +74,19 @@ class Tracking:
             line.wait(self._seconds)
 
     def __call__(self, event: Event) -> None:
-        """Take in an event; returns at once."""
+        """Take in an event; returns at once. What another driver tells its own trackers is left to it."""
+        if event.elsewhere:
+            return
         if event.kind in ("started", "resumed") and event.run in self._specs:
             self._runs[event.run] = run = _tracked(self._specs[event.run], event.epoch or 1)
             self._put(lambda tracker: tracker.start(run))
         elif event.kind == "epoch" and event.run in self._runs:
             run, epoch, values = self._runs[event.run], event.epoch or 1, _values(event)
             self._put(lambda tracker: tracker.epoch(run, epoch, values))
-        elif event.kind in ("done", "failed", "skipped") and event.run in self._runs:
-            run, why = self._runs.pop(event.run), None if event.kind == "done" else event.message or event.kind
+        elif event.kind in ENDS and event.run in self._runs:
+            # one that is skipped with its seconds was finished by another process, which had taken it over
+            finished = event.kind == "done" or (event.kind == "skipped" and event.seconds is not None)
+            run, why = self._runs.pop(event.run), None if finished else event.message or event.kind
             self._put(lambda tracker: tracker.end(run, why))
 
     def _put(self, call: Callable[[Tracker], None]) -> None:
@@ -103,7 +107,8 @@ class _Line:
         self._thread.start()
 
     def put(self, call: Callable[[], None] | None) -> None:
-        self._calls.put(call)
+        if self._thread.is_alive():  # otherwise it has failed, and what it is told would only pile up
+            self._calls.put(call)
 
     def wait(self, seconds: float) -> None:
         self._thread.join(seconds)

@@ -33,6 +33,8 @@ class Trackio:
 
     def start(self, run: TrackedRun) -> None:
         """Make a run, or go on with the one of that name."""
+        if run.id in self._open:
+            return
 
         def begin() -> Any:
             return self._trackio.init(

@@ -31,6 +31,8 @@ class WeightsAndBiases:
 
     def start(self, run: TrackedRun) -> None:
         """Make a run, or go on with the one of that id; it leaves the terminal to others."""
+        if run.id in self._open:
+            return
         opened = self._wandb.init(
             entity=self._entity,
             project=self._project,

@@ -6,6 +6,8 @@ const state = { block: 0, axis: null, range: "near", focus: "", sort: null, filt
 const block = () => DATA.blocks[state.block];
 const rowsWithRuns = () => block().rows.map((row, index) => ({ row, index })).filter(({ row }) => runsOf(row).length);
 const runsOf = (row) => row.runs.filter((id) => DATA.runs[id]);
+/** The row of this block that holds a run; other blocks may share it. */
+const rowOf = (run) => block().rows[run.rows[state.block]];
 
 /** An element with properties, `data-`/`aria-` attributes, and children; null children are left out. */
 function h(tag, properties, ...children) {

@@ -15,7 +15,7 @@ function configOf(run) {
   for (const key of run.lacks) delete whole[key];
   return whole;
 }
-const nameOf = (run) => `${block().rows[run.row].name}, seed ${run.seed}`;
+const nameOf = (run) => `${rowOf(run).name}, seed ${run.seed}`;
 
 function showPair() {
   const place = byId("comparison"), [a, b] = ["left", "right"].map((side) => DATA.runs[byId(side).value]);
@@ -44,7 +44,7 @@ function configDifference(a, b) {
 }
 
 function layerDifference(a, b) {
-  const layers = (run) => block().rows[run.row].layers.map((layer, at) => ({ ...layer, parts: run.layers[at] }));
+  const layers = (run) => rowOf(run).layers.map((layer, at) => ({ ...layer, parts: run.layers[at] }));
   const [x, y] = [layers(a), layers(b)], names = [...new Set([...x, ...y].map((layer) => layer.name))];
   if (!names.length) return empty("Neither run targets a layer.");
   const isSigned = [...x, ...y].some((layer) => layer.keep !== null);

@@ -17,7 +17,8 @@ function showProofs() {
   const remarks = [...DATA.notes];
   if (DATA.missing) remarks.push(`${plural(DATA.missing, "planned run")} ${DATA.missing === 1 ? "has" : "have"} no result yet.`);
   if (DATA.left_out.length) remarks.push(`Left out to keep this file below 2.5 MB: ${DATA.left_out.join("; ")}.`);
-  const failed = DATA.failed.length ? [h("h3", {}, `Failed runs: ${count(DATA.failed.length)}`), wide(table([{ title: "Run", text: true }, { title: "Label", text: true }, { title: "Seed" }, { title: "Error", text: true }],
+  const failed = DATA.failed.length ? [h("h3", {}, `Failed runs: ${count(DATA.failures)}`),
+    DATA.failures > DATA.failed.length ? h("p", { class: "small" }, `The first ${count(DATA.failed.length)} are listed.`) : null, wide(table([{ title: "Run", text: true }, { title: "Label", text: true }, { title: "Seed" }, { title: "Error", text: true }],
     DATA.failed.map((one) => [one.run, one.label, one.seed === null ? UNKNOWN : String(one.seed), one.error])), "Failed runs")] : [];
   fill(byId("remarks"), failed, remarks.length ? h("h3", {}, "Remarks") : null, remarks.map((words) => h("p", {}, words)));
 }
