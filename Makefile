@@ -9,13 +9,14 @@ export OMP_WAIT_POLICY := passive
 # minutes of `make fuzz`
 MINUTES ?= 10
 
-.PHONY: soak fuzz browser help quickstart kernels sanitize check check-fast format bench clean
+.PHONY: docs soak fuzz browser help quickstart kernels sanitize check check-fast format bench clean
 
 help:
 	@echo "make quickstart   train a signed supermask and its dense baseline on real data (under 3 minutes)"
 	@echo "make check        format, lint, types, every test, docs; what CI runs"
 	@echo "make check-fast   the same without slow tests (under 5 minutes)"
 	@echo "make kernels      compile the kernels again, in place, after a change of their C sources"
+	@echo "make docs         the documentation site, in build/site (seconds)"
 	@echo "make soak         long tests of faults and scale, up to hours; SOAK_RUNS=20 for a short look"
 	@echo "make fuzz         throw damaged files at every reader of packed files, for MINUTES=10"
 	@echo "make browser      fetch a headless Chromium (66 MB, Linux x86-64, needs npm) for the test of the JavaScript decoder"
@@ -47,6 +48,9 @@ check-fast: kernels
 	$(CHECK)/bin/ruff check .
 	$(CHECK)/bin/mypy
 	$(CHECK)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+docs: $(CHECK)/.installed
+	$(CHECK)/bin/python -m sphinx -q -W --keep-going docs build/site
 
 soak: export OMP_NUM_THREADS := 1
 soak: kernels
