@@ -70,7 +70,7 @@ def test_onnx_tells_what_became_of_large_layers(packed: Path) -> None:
             "--input: expected the sizes of one input without the batch: 3,32,32",
         ),
         (["net.smk.safetensors", "a.tflite", "--input", "1,8,8"], "the ending of 'a.tflite' is none of .onnx, .pt2"),
-        (["missing.smk.safetensors", "a.pt2"], "is no run folder, no packed file, no model"),
+        (["missing.smk.safetensors", "a.pt2"], "'missing.smk.safetensors': there is no such file or folder"),
     ],
 )
 def test_mistakes(packed: Path, arguments: list[str], message: str) -> None:

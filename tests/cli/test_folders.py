@@ -108,6 +108,7 @@ def test_a_run_that_failed_before_it_was_done_counts_once(supermask: Invoke, fin
 def test_a_run_that_lies_in_two_folders(supermask: Invoke, finished: Path) -> None:
     for name in ("one", "two"):
         shutil.copytree(finished / "runs", name)
-    assert "the folders hold the same run more than once; report one of them" in one_line(
-        supermask("report", "one", "two").stdout
-    )
+    shown = supermask("report", "one", "two", "one")
+    assert "two: 4 of its runs lie elsewhere in these folders too; each counts once" in one_line(shown.stdout)
+    content = json.loads(supermask("report", "one", "two", "--json").stdout)
+    assert sum(row["n"] for row in content["rows"]) == 4

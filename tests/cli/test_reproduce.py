@@ -172,7 +172,7 @@ def test_missing_data_of_a_whole_table_is_told(supermask: Invoke, paper: Path) -
     ("arguments", "message"),
     [
         (("paper/table-3",), "no table is called 'paper/table-3'; did you mean 'paper/table-"),
-        (("--fast",), "--list shows all tables: leave out the table, --fast and --set"),
+        (("--fast",), "name a table; `supermask reproduce --list` shows all of them"),
         (("paper/table-1", "--list"), "--list shows all tables"),
         (("paper/table-1", "--executor", "rey"), "--executor rey: expected local or shared or ray or slurm; did you"),
         (

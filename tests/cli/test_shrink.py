@@ -68,6 +68,9 @@ def test_a_run(supermask: Invoke, finished: Path, tmp_path: Path) -> None:
     assert "(test data of digits)" in shown.stdout
     described = read_shrunk("a.shrunk.safetensors").architecture
     assert described is not None
+    assert described["input_shape"] == [1, 8, 8]
+    shown = supermask("verify", "a.shrunk.safetensors")  # it knows the shape of its inputs
+    assert shown.exit_code == 0, shown.output
     assert described["name"] == "fcn"
     assert described["options"].items() >= OPTIONS.items()
     refused = supermask("shrink", "a.shrunk.safetensors")
@@ -102,6 +105,10 @@ def test_a_description_that_does_not_fit_is_refused_before_it_is_built(supermask
     refused = supermask("export", other, "b.safetensors")
     assert refused.exit_code == 2
     assert "is it the same model" in refused.stderr
+    other = edited(path, lambda about: about["architecture"].update(input_shape=[1, -8]))
+    assert (
+        "its input_shape should be a list of sizes, got [1, -8]" in supermask("export", other, "b.safetensors").stderr
+    )
     other = edited(path, lambda about: about.update(architecture={"name": 3}))
     assert "an architecture needs a name and options" in supermask("export", other, "b.safetensors").stderr
 

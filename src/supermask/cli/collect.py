@@ -307,7 +307,7 @@ def collect_planned(experiment: Experiment, specs: Sequence[RunSpec], out: Path,
 def collect_folder(folder: Path, found: Collected) -> None:
     """Add every run at or below a folder, ordered by experiment, label and seed as a person would order them.
 
-    A result or a record that is damaged, or of another version, is told as a failure.
+    A result or a record that is damaged, or of another version, is told as a failure. Copies of a run count once.
     """
     from supermask.lab.store import RunFolder, read_failure, read_result
 
@@ -327,8 +327,16 @@ def collect_folder(folder: Path, found: Collected) -> None:
         else:
             failures.pop(path, None)  # of an attempt before the one that has the result
     root = folder.resolve()  # asked once: below it no links are followed
+    known = {(result["run"], result["label"]): place for (place, _), result in found.results.items()}
+    copies = 0
     for path, result in sorted(results.items(), key=lambda item: _natural(item[1], "experiment", "label", "seed")):
-        found.results.setdefault((root / path.relative_to(folder), result["label"]), result)
+        place = root / path.relative_to(folder)
+        if known.setdefault((result["run"], result["label"]), place) == place:
+            found.results[place, result["label"]] = result
+        else:
+            copies += 1
+    if copies:
+        found.remarks.append(f"{folder}: {copies} of its runs lie elsewhere in these folders too; each counts once")
     for path, failure in sorted(failures.items(), key=lambda item: _natural(item[1], "label", "seed")):
         found.failures.setdefault((root / path.relative_to(folder), failure["label"]), failure)
     unfinished = set(places["spec.json"]) - results.keys() - failures.keys()

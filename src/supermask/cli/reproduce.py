@@ -54,6 +54,8 @@ def reproduce(
     from supermask.cli.training import choose
 
     if list_all or table is None:
+        if not list_all and (settings or fast):
+            raise ConfigError("name a table; `supermask reproduce --list` shows all of them")
         if table is not None or settings or fast:
             raise ConfigError("--list shows all tables: leave out the table, --fast and --set; or leave out --list")
         print_tables(out, as_json=as_json)

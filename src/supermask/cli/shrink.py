@@ -47,7 +47,11 @@ def shrink(
     artefact = load_artefact(place, model=model, weights=weights, input_shape=parse_shape(input_shape))
     example, source = example_inputs(artefact, examples, data_dir)
     shrunk = take_out(artefact.model, example, tolerance=tolerance, examples=examples)
-    save_shrunk(shrunk.model, shrunk.patch, shrunk.certificate, out, architecture=artefact.architecture)
+    described = None
+    if artefact.architecture is not None:
+        shape = None if artefact.input_shape is None else list(artefact.input_shape)
+        described = {**artefact.architecture, "input_shape": shape}
+    save_shrunk(shrunk.model, shrunk.patch, shrunk.certificate, out, architecture=described)
     if as_json:
         print_json(
             {"schema": 1, "path": str(out), "size": out.stat().st_size, **_counts(shrunk), "compared_on": source}

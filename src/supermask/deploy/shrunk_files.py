@@ -37,7 +37,8 @@ class ShrunkFile:
         patch: What to change on the dense model.
         certificate: What was compared when it was shrunk.
         checksum: SHA-256 of the stored tensors; another than ``certificate.shrunk`` if the model was trained on afterwards.
-        architecture: ``{"name": ..., "options": {...}}`` of the dense model, where it is one of this package's; or None.
+        architecture: ``{"name": ..., "options": {...}, "input_shape": [...]}`` of the dense model, where it is one of this
+            package's; or None. Files of earlier versions have no shape (of one example).
     """
 
     patch: Patch

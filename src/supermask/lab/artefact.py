@@ -25,6 +25,7 @@ from supermask.lab.validate import suggest
 from supermask.methods import FixedMask
 
 _STATE_DICTS: Final = (".npz", ".safetensors")
+_LARGEST_SIZE: Final = 1 << 20  # of an axis of one example
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,11 @@ def load_artefact(
         shape = input_shape or models.MODELS[place].input_shape
         found = Artefact(place, _build(place, options), {"name": place, "options": options}, shape)
     else:
+        if "/" in place or path.suffix:
+            raise ConfigError(f"{place!r}: there is no such file or folder")
         hint = suggest(place, models.MODELS)
         raise ConfigError(
-            f"{place!r} is no run folder, no packed file, no model and no package.module:function; {hint}"
+            f"{place!r} is no run folder (runs/EXPERIMENT/ID), no packed file, no model and no package.module:function; {hint}"
         )
     if weights is not None:
         if weights.suffix not in _STATE_DICTS:
@@ -195,7 +198,17 @@ def _shrunk(path: Path, own: str | None, input_shape: tuple[int, ...] | None) ->
     with torch.device("meta"):  # before memory is taken for what it describes
         check_shrunk(path, _build(name, options))
     model = load_shrunk(path, _build(name, options))
-    return Artefact(path.name, model, None, input_shape or models.MODELS[str(name)].input_shape)
+    stored = _stored_shape(described.get("input_shape"), path)  # files of earlier versions have none
+    return Artefact(path.name, model, None, input_shape or stored or models.MODELS[str(name)].input_shape)
+
+
+def _stored_shape(value: Any, source: Path) -> tuple[int, ...] | None:
+    """The shape of one example that a file tells."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(type(size) is int and 0 < size <= _LARGEST_SIZE for size in value):
+        raise ConfigError(f"{source}: its input_shape should be a list of sizes, got {value!r}; it is damaged")
+    return tuple(value)
 
 
 def _check_fit(described: Mapping[str, Any], packed: Packed) -> None:
