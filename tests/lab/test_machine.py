@@ -80,10 +80,10 @@ def test_the_arithmetic_of_a_run_on_cuda_is_recorded(monkeypatch):
 def test_the_clock_waits_for_the_gpu(monkeypatch):
     waits = []
     monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
-    clock = train._Clock({"train": 0.0}, "train", CUDA)
+    clock = train.Clock({"train": 0.0}, "train", CUDA)
     clock.stop()
     assert waits == [CUDA, CUDA]
-    train._Clock({"train": 0.0}, "train", CPU).stop()
+    train.Clock({"train": 0.0}, "train", CPU).stop()
     assert len(waits) == 2
 
 

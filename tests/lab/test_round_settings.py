@@ -216,7 +216,7 @@ def test_what_is_minimised_by_hand(tmp_path):
             wanted = torch.softmax(teacher / 3.0, dim=1)
             soft = -(wanted * torch.log_softmax(student / 3.0, dim=1)).sum(dim=1).mean()
             by_hand = 0.3 * functional.cross_entropy(student, y) + 0.7 * 9.0 * soft
-            seen.append((float(trainer._objective()(x, y)), float(by_hand)))
+            seen.append((float(trainer._objective(trainer.model)(x, y)), float(by_hand)))
 
     def epoch(line):
         if trainer.sparsifier.round == 0:

@@ -58,6 +58,7 @@ def write_runs(out: Path, number: int) -> None:
             "seconds": {"total": 10.0 + random.random(), "train": 9.0, "evaluate": 0.5},
             "memory": {"peak_rss": 300 * 2**20},
             "threads": 1,
+            "processes": 1,
             "device": "cpu",
             "starts": [start],
             "rounds": 1,
