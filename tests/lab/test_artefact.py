@@ -127,7 +127,7 @@ def test_what_is_none_of_them(own: Path) -> None:
         (
             "conv22",
             {},
-            r"'conv22' is no run folder \(runs/EXPERIMENT/ID\), no packed file, no model and no package.module:function; did you",
+            r"'conv22' is no run folder \(runs/EXPERIMENT/ID\), no packed file, no model and no package.module:function; did",
         ),
         ("own_net:nothing", {}, "own_net:nothing must return a torch.nn.Module, got NoneType"),
         ("fcn", {"model": "own_net:net"}, "--model is for a run or a packed file, and 'fcn' is neither"),

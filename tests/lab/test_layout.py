@@ -56,7 +56,7 @@ def test_convolutions_hand_it_on(tmp_path):
     assert not seen[0].is_contiguous()
 
 
-@pytest.mark.parametrize("name", ["signed-supermask", "maskconvnet", "rigl", "lottery-ticket"])
+@pytest.mark.parametrize("name", ["signed-supermask", "maskconvnet", "rigl"])
 def test_stopped_at_every_step(name, tmp_path):
     stop_at_every_step(CONVOLUTIONAL | LAST | {"method": {"name": name}}, tmp_path)
 
