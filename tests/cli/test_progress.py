@@ -32,6 +32,17 @@ def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
+def test_the_pace_of_a_resumed_run_is_that_since_it_was_resumed() -> None:
+    here = board()
+    place = {"epochs": 10, "batch": 10, "batches": 10}
+    here.update(event("started"))
+    here.update(event("epoch", epoch=1, seconds=8.0, **place))
+    line = here.update(event("resumed", epoch=3, seconds=16.0, epochs=10, batch=5, batches=10))
+    assert (line.seconds_per_epoch, line.seconds_left) == (None, None)
+    assert here.update(event("epoch", epoch=3, seconds=16.5, **place)).seconds_per_epoch is None
+    assert here.update(event("epoch", epoch=4, seconds=18.0, **place)).seconds_per_epoch == pytest.approx(2 / 1.5)
+
+
 def test_a_line_follows_its_events() -> None:
     here = board()
     assert here.update(event("started")).cells() == ("training", "–", "–", "–", "–", "–", "–")
@@ -134,7 +145,7 @@ def test_lines_tell_of_skipped_resumed_and_failed_runs(capsys: pytest.CaptureFix
     assert captured.err.splitlines() == [
         "dense, seed 1: skipped, another process is training this run",
         "finished before: 1 of 3 runs",
-        "dense, seed 2: resumed, epoch 2/10, 2.000 s/epoch, 0:16 left",
+        "dense, seed 2: resumed, epoch 2/10",
         "dense, seed 2: failed: the loss is nan",
     ]
 

@@ -138,7 +138,6 @@ def details(line: RunLine) -> str:
         return f": {line.message}"
     _, epoch, *values, pace, eta = line.cells()
     judged = f"accuracy {values[1]} %" if line.metric_name == ACCURACY else f"{line.metric_name} {values[1]}"
-    texts = (f"epoch {epoch}", f"loss {values[0]}", judged, f"remaining {values[2]} %")
-    known = [text for text in texts if UNKNOWN not in text]
-    known += [f"{line.seconds:.1f} s"] if line.state == "done" else [f"{pace} s/epoch", f"{eta} left"]
-    return "".join(f", {text}" for text in known)
+    times = [f"{line.seconds:.1f} s"] if line.state == "done" else [f"{pace} s/epoch", f"{eta} left"]
+    texts = (f"epoch {epoch}", f"loss {values[0]}", judged, f"remaining {values[2]} %", *times)
+    return "".join(f", {text}" for text in texts if UNKNOWN not in text)

@@ -35,13 +35,19 @@ class RunLine:
     seconds: float = 0.0
     message: str = ""
     marks: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_RECENT + 1))  # epochs, seconds
+    resumed: bool = False
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """Wall time of an epoch: the mean of the last few while the run trains, of all at its end; None if unknown."""
+        """Wall time of an epoch: the mean of the last few while the run trains, of all at its end; None if unknown.
+
+        A run that was resumed is known after one epoch: until then its time is that of several starts.
+        """
         if self.state == "training" and self.marks and self.epochs_done >= self.marks[0][0] + 1:
             epochs, seconds = self.marks[0]
             return (self.seconds - seconds) / (self.epochs_done - epochs)
+        if self.state == "training" and self.resumed:
+            return None
         return self.seconds / self.epochs_done if self.epochs_done and self.seconds else None
 
     @property
@@ -106,7 +112,10 @@ class Board:
         elif event.epoch is not None and event.batch is not None and event.batches:
             line.epochs_done = event.epoch - 1 + event.batch / event.batches
         line.seconds = event.seconds or line.seconds
-        if event.kind == "epoch":
+        if event.kind == "resumed":
+            line.marks.clear()
+            line.resumed = True
+        if event.kind in ("epoch", "resumed"):
             line.marks.append((line.epochs_done, line.seconds))
         for name in ("loss", "accuracy", "metric", "density"):
             if (value := getattr(event, name)) is not None:
