@@ -33,7 +33,7 @@ def test_search_prints_the_front_and_all_trials(supermask: Invoke, tuned: Path) 
     result = supermask("search", tuned, "--workers", 0)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    front = lines.index("Pareto front: no trial is at least as good in everything")
+    front = lines.index("Pareto front: no other trial is at least as good in everything")
     assert lines[front + 1].split("  ")[0] == "trial"
     assert "method.density" in lines[front + 1]
     everything = lines.index("All 2 trials")

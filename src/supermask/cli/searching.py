@@ -52,7 +52,7 @@ def print_trials(found: Found, experiment: str, folder: Path, *, as_json: bool) 
         print_json(head | {"metric": metric, "trials": [_plain(trial) for trial in trials]})
         return
     best = [trial for trial in trials if trial.best]
-    title = "Best trial" if len(objectives) == 1 else "Pareto front: no trial is at least as good in everything"
+    title = "Best trial" if len(objectives) == 1 else "Pareto front: no other trial is at least as good in everything"
     notes = [
         "Objectives are means over the seeds of a trial; held-out training examples decide, the test set has no part."
     ]
