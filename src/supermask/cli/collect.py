@@ -327,11 +327,11 @@ def collect_folder(folder: Path, found: Collected) -> None:
         else:
             failures.pop(path, None)  # of an attempt before the one that has the result
     root = folder.resolve()  # asked once: below it no links are followed
-    known = {(result["run"], result["label"]): place for (place, _), result in found.results.items()}
+    known = {_identity(result): place for (place, _), result in found.results.items()}
     copies = 0
     for path, result in sorted(results.items(), key=lambda item: _natural(item[1], "experiment", "label", "seed")):
         place = root / path.relative_to(folder)
-        if known.setdefault((result["run"], result["label"]), place) == place:
+        if known.setdefault(_identity(result), place) == place:
             found.results[place, result["label"]] = result
         else:
             copies += 1
@@ -341,6 +341,11 @@ def collect_folder(folder: Path, found: Collected) -> None:
         found.failures.setdefault((root / path.relative_to(folder), failure["label"]), failure)
     unfinished = set(places["spec.json"]) - results.keys() - failures.keys()
     found.missing |= {root / path.relative_to(folder) for path in unfinished}
+
+
+def _identity(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What tells a run from every other one, wherever it lies; experiments may share one, and each has it."""
+    return result["experiment"], result["run"], result["label"]
 
 
 def _places(folder: Path) -> dict[str, list[Path]]:

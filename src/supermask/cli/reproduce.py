@@ -25,7 +25,6 @@ from supermask.cli.options import (
     Workers,
 )
 from supermask.cli.tracking import Track
-from supermask.errors import ConfigError
 
 
 def reproduce(
@@ -50,14 +49,11 @@ def reproduce(
 
     --fast does the same with few images and epochs: it shows that the table works, not what its numbers are.
     """
-    from supermask.cli.reproduction import make_plan, print_tables, print_without_runs
+    from supermask.cli.reproduction import make_plan, print_tables, print_without_runs, refuse_beside_list
     from supermask.cli.training import choose
 
     if list_all or table is None:
-        if not list_all and (settings or fast):
-            raise ConfigError("name a table; `supermask reproduce --list` shows all of them")
-        if table is not None or settings or fast:
-            raise ConfigError("--list shows all tables: leave out the table, --fast and --set; or leave out --list")
+        refuse_beside_list(table, given=bool(settings or fast), list_all=list_all)
         print_tables(out, as_json=as_json)
         return
     plan = make_plan(table, settings or (), out, data_dir, fast=fast)

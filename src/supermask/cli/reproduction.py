@@ -131,6 +131,23 @@ def print_without_runs(plan: Plan, *, as_json: bool) -> None:
         print_document(build(content))
 
 
+def refuse_beside_list(table: str | None, *, given: bool, list_all: bool) -> None:
+    """Refuse what the list of tables cannot use.
+
+    Args:
+        table: The table that was named.
+        given: Whether anything says how to train one.
+        list_all: Whether the list was asked for.
+
+    Raises:
+        ConfigError: There is such a thing.
+    """
+    if not list_all and given:
+        raise ConfigError("name a table; `supermask reproduce --list` shows all of them")
+    if table is not None or given:
+        raise ConfigError("--list shows all tables: leave out the table, --fast and --set; or leave out --list")
+
+
 def print_tables(out: Path, *, as_json: bool) -> None:
     """List every table, and how far it is."""
     entries = [_entry(shipped.id, shipped.title, shipped.kind, out) for shipped in tables()]

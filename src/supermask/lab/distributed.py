@@ -7,6 +7,8 @@ every method here is called by all ranks, in the same order.
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
 import time
 from collections.abc import Iterator
@@ -250,6 +252,8 @@ def joined(device: str, timeout_seconds: float) -> Iterator[tuple[World, torch.d
     if place.type == "cuda":
         torch.cuda.set_device(place)
     patience = timedelta(seconds=timeout_seconds)
+    # imported later, as models are wrapped, the defaults of its functions would keep the group for ever
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         found, rank, size = next(iter(rendezvous("env://", timeout=patience)))
         # torchrun may keep its store when it starts processes again: addresses of those before are still there
@@ -263,8 +267,24 @@ def joined(device: str, timeout_seconds: float) -> Iterator[tuple[World, torch.d
         )
     except RuntimeError as error:
         raise RanksError(f"the processes of this run did not meet ({error}); {AGAIN}") from error
-    yield World(rank, size, PrefixStore("words", store)), place
-    dist.destroy_process_group()  # after an error the process ends, and others hear of it
+    try:
+        yield World(rank, size, PrefixStore("words", store)), place
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):  # all ranks stop together
+            _part()
+        raise  # the process ends, and others hear of it
+    _part()
+
+
+def _part() -> None:
+    """Leave the group, and end its threads: one at work while Python ends is a crash.
+
+    What holds the group last must be its handle, as that one lets Python go on while it waits for the threads.
+    """
+    handle = dist.group.WORLD
+    dist.destroy_process_group()
+    gc.collect()  # models, which hold it too
+    del handle
 
 
 def _place(device: str, rank: int, processes: int) -> torch.device:
