@@ -1,6 +1,6 @@
 """Latency of shrunk networks against the dense one, beside MaskConvNet's table 6.
 
-    python benchmarks/shrink.py [vgg19-bn wrn-28-10] [--macs 0.5 0.4 0.3] [--batch 1 32] [--threads 1 2] [--rounds N]
+    python benchmarks/shrink.py [vgg19-bn wrn-28-10] [--macs 0.5 0.4 0.3] [--batch 1 32] [--threads 1 2] [--rounds N] [--spin N]
 
 Uniform widths: every group that can lose channels keeps the same share of them, the largest share at which the
 multiply-accumulates stay within the asked fraction; widths are never chosen for speed. In WRN only the inner convolutions of
@@ -8,7 +8,7 @@ the blocks lose channels, as in the paper. Which channels go is random, as are t
 
 Beside the asked fractions it measures at the paper's own sparsities, where its ratio is the goal; elsewhere the goal is the
 ratio of the multiply-accumulates + 0.10. One thread is measured in CPU time, more in wall-clock time, which needs a machine
-with nothing else on it.
+with nothing else on it. Threads that wait sleep at once; --spin lets them look for work so many times before that.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument(
         "--residual", choices=("inner", "shared"), default="inner", help="whether streams lose channels too"
     )
+    parser.add_argument("--spin", type=int, default=0, help="GOMP_SPINCOUNT, of GNU's OpenMP")
     arguments = parser.parse_args()
     print(f"benchmarks/shrink.py: {machine()}; medians of interleaved rounds, ratios paired by round [5 %, 95 %]")
     print(
@@ -112,6 +113,12 @@ def main() -> None:
                 table(which, structure, batch, threads, arguments)
 
 
+def environment(threads: int, spin: int) -> dict[str, str]:
+    """Of a process that infers."""
+    waiting = {"GOMP_SPINCOUNT": str(spin)} if spin else {}
+    return {**PLAIN, **waiting, "OMP_NUM_THREADS": str(threads)}
+
+
 def table(which: str, structure: Structure, batch: int, threads: int, arguments: argparse.Namespace) -> None:
     """Measure and print the rows of one network at one batch size."""
     layout = "channels_last" if arguments.channels_last else "contiguous"
@@ -120,7 +127,7 @@ def table(which: str, structure: Structure, batch: int, threads: int, arguments:
     names = {f: f"{which} | {f} | {batch} | {layout} | {arguments.residual}" for f in (DENSE, *fractions)}
     times = measure(
         candidate,
-        {name: {**PLAIN, "OMP_NUM_THREADS": str(threads)} for name in names.values()},
+        dict.fromkeys(names.values(), environment(threads, arguments.spin)),
         rounds=arguments.rounds,
         calls=arguments.calls,
         warmup=2,

@@ -93,3 +93,34 @@ def test_measuring_needs_the_data(supermask: Invoke, tiny: Path, tmp_path: Path)
     result = supermask("plan", tiny, "--measure", "--data-dir", tmp_path / "empty")
     assert result.exit_code == 2
     assert "the data set 'cifar10' is not on this machine" in result.stderr
+
+
+def test_data_that_is_missing_is_told(supermask: Invoke, tiny: Path, tmp_path: Path) -> None:
+    tiny.write_text(tiny.read_text().replace("inputs: 64", "inputs: 3072").replace("digits", "cifar10"))
+    result = supermask("plan", tiny, "--data-dir", tmp_path / "empty")
+    assert result.exit_code == 0
+    told = " ".join(result.stdout.split())
+    assert "not yet: the data set 'cifar10' is not on this machine (run --download fetches it)" in told
+    content = json.loads(supermask("plan", tiny, "--data-dir", tmp_path / "empty", "--json").stdout)
+    assert content["missing_data"].startswith("the data set 'cifar10' is not on this machine")
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e-6])
+def test_a_budget_that_cannot_be_met(limit: float, supermask: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "channels.yaml"
+    file.write_text(
+        f"""\
+name: channels
+model: {{name: vgg16-bn, width: 0.125}}
+data: {{name: cifar10}}
+method: {{name: random-channels, budget: {{macs: {limit}}}}}
+train: {{epochs: 1, optimizer: {{name: sgdw, lr: 0.05}}}}
+"""
+    )
+    result = supermask("plan", file)
+    assert result.exit_code == (1 if limit < 0.1 else 0)
+    assert ("will not start" in result.stdout) is (limit < 0.1)
+    shown = supermask("plan", file, "--json")
+    assert shown.exit_code == result.exit_code
+    (budget,) = json.loads(shown.stdout)["budgets"]
+    assert bool(budget["refused"]) is (limit < 0.1)

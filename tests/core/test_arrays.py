@@ -252,6 +252,13 @@ def test_atomic_write_makes_folders_and_replaces(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["file.bin"]  # noqa: PTH208
 
 
+def test_atomic_write_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(NotADirectoryError, match=r"file/new\.bin cannot be written: .*file is a file, not a folder"):
+        atomic_write(tmp_path / "file" / "new.bin", b"x")
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
 def test_atomic_write_respects_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:

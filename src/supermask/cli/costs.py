@@ -74,8 +74,9 @@ def print_plan(
     cost: Cost,
     budgets: Sequence[PlannedBudget],
     seeds: Seeds | None,
+    missing: str,
 ) -> None:
-    """Print the runs of an experiment, their states and cost, how seeds train, and what budgets of channels can be met."""
+    """Print the runs of an experiment, their states and cost, how seeds train, what budgets can be met, and what is missing."""
     if not runs:
         typer.echo("no runs: this experiment only quotes literature; `supermask report` prints it")
         return
@@ -86,7 +87,8 @@ def print_plan(
     more = [_budget_grid(budgets)] if budgets else []
     more += [seeds_grid(seeds)] if seeds else []
     notes += [note for grid in more for note in grid.notes]
-    print_grids([grid, *more, table], [*notes, f"{states}; run folders: {folder}"])
+    lacking = [f"not yet: {missing}"] if missing else []
+    print_grids([grid, *more, table], [*notes, f"{states}; run folders: {folder}", *lacking])
 
 
 def cost_json(cost: Cost) -> dict[str, Any]:

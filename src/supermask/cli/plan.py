@@ -29,13 +29,14 @@ def plan(
 ) -> None:
     """Show the runs of an experiment, which exist, what the others will cost, and what budgets can be met.
 
-    Writes nothing, but with --measure how seeds train that may train as one batch.
+    Writes nothing, but with --measure how seeds train that may train as one batch. Ends with exit code 1 if a budget cannot
+    be met; data that is not on this machine yet is only told.
 
     Without an experiment, list those that ship with the package.
     """
     from supermask.cli.costs import budgets_json, cost_json, measure_costs, print_plan, print_shipped
     from supermask.cli.output import print_json
-    from supermask.cli.prepare import resolve_device
+    from supermask.cli.prepare import missing_data, resolve_device
     from supermask.cli.seeds import gains, plan_seeds, seeds_json
     from supermask.lab.budgets import planned_budgets
     from supermask.lab.cost import Cost
@@ -61,13 +62,15 @@ def plan(
     seeds = plan_seeds(loaded, specs, out, runner, workers=workers, measure=measure)
     measured |= {label: measured[label] / gain for label, gain in gains(seeds).items() if label in measured}
     cost = Cost.of(specs, out, workers=workers, device=device, measured=measured)
-    budgets = planned_budgets(specs)
+    budgets, missing = planned_budgets(specs), missing_data(specs, out, data_dir)
     if as_json:
-        about = {"schema": 1, "experiment": loaded.name, "folder": str(folder_of_all)}
+        about = {"schema": 1, "experiment": loaded.name, "folder": str(folder_of_all), "missing_data": missing}
         what = {"runs": runs, "cost": cost_json(cost), "seeds": seeds_json(seeds)}
         print_json(about | what | {"budgets": budgets_json(budgets)})
-        return
-    print_plan(loaded.name, folder_of_all, runs, cost, budgets, seeds)
+    else:
+        print_plan(loaded.name, folder_of_all, runs, cost, budgets, seeds, missing)
+    if any(budget.refused for budget in budgets):
+        raise typer.Exit(1)
 
 
 def _state(folder: RunFolder) -> str:

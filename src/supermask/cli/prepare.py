@@ -37,6 +37,12 @@ def require_data(specs: Iterable[RunSpec], out: Path, root: Path | None) -> None
     Raises:
         MissingDataError: One of them is not on this machine; says what to put where.
     """
+    if missing := missing_data(specs, out, root):
+        raise MissingDataError(missing)
+
+
+def missing_data(specs: Iterable[RunSpec], out: Path, root: Path | None) -> str:
+    """Which data set of the runs that have no result yet is not on this machine, and what to put where; empty if none."""
     from supermask.cli.datasets import way_to_get
     from supermask.data import DATASETS, status
     from supermask.lab.store import run_folder
@@ -49,7 +55,8 @@ def require_data(specs: Iterable[RunSpec], out: Path, root: Path | None) -> None
             info = DATASETS[entry.name]
             fetched = " (run --download fetches it)" if info.files else ""
             way = way_to_get(info, root, entry.hint)
-            raise MissingDataError(f"the data set {entry.name!r} is not on this machine{fetched}. {way}")
+            return f"the data set {entry.name!r} is not on this machine{fetched}. {way}"
+    return ""
 
 
 def initial_state(model: str, method: str, seed: int, settings: Sequence[str]) -> Sparsifier:

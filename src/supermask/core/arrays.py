@@ -34,10 +34,13 @@ def atomic_write(path: Path, data: bytes) -> None:
     folder.
 
     Raises:
-        OSError: As the operating system reports it (disk full, no permission); the old file is then untouched and the
-            temporary one removed.
+        OSError: As the operating system reports it (disk full, no permission, a file where a folder is wanted); the old file
+            is then untouched and the temporary one removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(f"{path} cannot be written: {error.filename} is a file, not a folder") from error
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     temporary = Path(name)
     try:

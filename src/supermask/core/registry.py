@@ -11,7 +11,7 @@ import inspect
 import sys
 import traceback
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from supermask.core.method import Method
 from supermask.errors import ConfigError
@@ -19,6 +19,8 @@ from supermask.errors import ConfigError
 _METHODS: dict[str, type[Method]] = {}
 _BUILT_IN = "supermask.methods"  # the package whose modules register the built-in ones when it is imported
 _ENTRY_POINTS = "supermask.methods"
+
+OWN: Final = "one of your own is found through `plugins:` of the experiment, or an entry point of its package"
 
 
 M = TypeVar("M", bound=type[Method])
@@ -62,7 +64,7 @@ def method_class(name: str) -> type[Method]:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ConfigError(f"no method is called {name!r}; {hint}known: {', '.join(known)}")
+        raise ConfigError(f"no method is called {name!r}; {hint}known: {', '.join(known)}; {OWN}")
     return known[name]
 
 

@@ -17,7 +17,7 @@ import torch
 from supermask import models
 from supermask.core.arrays import Layout
 from supermask.core.method import Method
-from supermask.core.registry import method_class, methods
+from supermask.core.registry import OWN, method_class, methods
 from supermask.data import DATASETS
 from supermask.data.augment import AUGMENTATIONS, Augmentation, CropFlip
 from supermask.errors import ConfigError, HyperparameterError
@@ -296,7 +296,7 @@ def _parse_method(section: object) -> Method:
     values = require_mapping(section, "method")
     name = take_name(values, "method")
     if name not in methods():
-        raise ConfigError(f"method.name: no method is called {name!r}; {suggest(name, methods())}")
+        raise ConfigError(f"method.name: no method is called {name!r}; {suggest(name, methods())} ({OWN})")
     return build(method_class(name), values, "method")
 
 
