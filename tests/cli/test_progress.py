@@ -72,7 +72,7 @@ def test_runs_that_are_judged_by_another_metric(capsys: pytest.CaptureFixture[st
         show(event("skipped", message="finished already", metric=0.12345, seconds=4.0))
     assert capsys.readouterr().out.splitlines() == [
         "dense, seed 0: done, epoch 2/2, loss 0.5000, deviation 0.1235, remaining 50.00 %, 4.0 s",
-        "finished before: 1 of 1 runs",
+        "finished meanwhile by another process: 1 of 1 runs",
     ]
     lines = drawn(LiveTable(board(1, "rmse")), 100, 30)
     assert lines[0].split() == ["run", "seed", "state", "epoch", "loss", "rmse", "rem.", "%", "s/epoch", "ETA"]

@@ -67,6 +67,7 @@ def test_another_network_is_found_in_every_form(tmp_path: Path) -> None:
     assert [form.holds for form in certificate.forms] == [False] * 4
     assert certificate.forms[0].layers["fc2.weight"] == pytest.approx(0.5)
     assert certificate.forms[0].layers["fc1()"] == 0
+    assert [form.worst for form in certificate.forms[:2]] == ["fc2.weight", "fc2.weight"]  # not the outputs behind it
     assert certificate.forms[0].wrong > 0
     assert read(path).certificate is None
     assert "NOT every form is the same network" in str(certificate)

@@ -46,6 +46,7 @@ class Lines:
         self._now = now
         self._last: dict[str, float] = {}
         self._skipped = 0
+        self._begun = False
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +61,7 @@ class Lines:
             self._skip(event, line)
             return
         self._tell_skipped()
+        self._begun = True
         if event.kind in ("started", "resumed"):
             self._last[event.run] = self._now()
         if event.kind in ("resumed", "done", "failed"):
@@ -76,7 +78,8 @@ class Lines:
 
     def _tell_skipped(self) -> None:
         if self._skipped:
-            self._print(f"finished before: {self._skipped} of {len(self._board.lines)} runs")
+            how = "finished meanwhile by another process" if self._begun else "finished before"
+            self._print(f"{how}: {self._skipped} of {len(self._board.lines)} runs")
         self._skipped = 0
 
     def _print(self, text: str) -> None:

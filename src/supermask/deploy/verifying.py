@@ -40,7 +40,8 @@ class Form:
         max_difference: Largest absolute difference of an output.
         agreement: Share of the examples with the same prediction.
         wrong: Examples with another prediction although the two largest outputs differ by more than :data:`MARGIN`.
-        layers: Layer or part -> largest absolute difference of what it gives, or of its weights where these are compared.
+        layers: Layer or part -> largest absolute difference of what it gives, and weight -> of its values where these are
+            compared; names of outputs of modules end in ``()``.
     """
 
     name: str
@@ -53,6 +54,16 @@ class Form:
     def holds(self) -> bool:
         """Whether it is the same network, up to rounding."""
         return self.max_difference <= TOLERANCE and self.wrong == 0
+
+    @property
+    def worst(self) -> str:
+        """The weight that differs most; if all are equal, the layer whose output does. Empty where no layer was looked at.
+
+        Outputs follow from weights, and grow on their way through the network: the largest of theirs is seldom the cause.
+        """
+        weights = {name: value for name, value in self.layers.items() if value > 0 and not name.endswith("()")}
+        layers = weights or self.layers
+        return max(layers, key=lambda name: layers[name], default="")
 
 
 @dataclass(frozen=True)
@@ -102,10 +113,9 @@ class Certificate:
         }
 
     def __str__(self) -> str:
-        rows = [("form", "largest difference", "equal predictions", "worst layer", "")]
+        rows = [("form", "largest difference", "equal predictions", "differs most in", "")]
         for form in self.forms:
-            worst = max(form.layers, key=lambda name: form.layers[name], default="")
-            about = f"{worst} {form.layers[worst]:.2g}" if worst else "-"
+            about = f"{form.worst} {form.layers[form.worst]:.2g}" if form.worst else "-"
             share = f"{100 * form.agreement:.4g} %"
             rows.append((form.name, f"{form.max_difference:.3g}", share, about, "" if form.holds else "DIFFERS"))
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
