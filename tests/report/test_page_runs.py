@@ -170,6 +170,24 @@ def test_the_page_refuses_more_rows_than_fit(runs: Path, monkeypatch: pytest.Mon
         page(found.ranked_content(), list(found.results.values()), {}, HEADING)
 
 
+def test_the_page_keeps_its_limit_where_runs_take_more_than_estimated(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "_library", lambda: "")
+    monkeypatch.setattr(page_module, "_SLACK", 200)
+    found = collect([str(runs)], [], runs)
+    sources = {result["run"]: Source(place) for (place, _), result in found.results.items()}
+
+    def size(sources: dict[str, Source]) -> int:
+        return len(page(found.ranked_content(), list(found.results.values()), sources, HEADING).encode())
+
+    bare, whole = size({}), size(sources)
+    limit = bare + (whole - bare) // 2
+    monkeypatch.setattr(page_module, "LIMIT", limit)
+    monkeypatch.setattr("supermask.report.page_runs._size", lambda value: len(json.dumps(value)) // 3)
+    assert bare < size(sources) <= limit
+
+
 def test_data_cannot_end_their_element(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "_library", lambda: "")
     failure = {"run": "a", "label": "</script><script>alert(1)", "seed": 0, "error": "e", "traceback": ""}

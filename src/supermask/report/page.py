@@ -64,15 +64,20 @@ def page(content: Content, results: Sequence[Result], sources: Mapping[str, Sour
     library = _library()
     told = page_data(content, results, heading)
     without = _document(told | _NOTHING, library, heading)
-    room = LIMIT - len(without.encode()) - _SLACK
-    if room < 0:
-        raise ConfigError(
-            f"the page would have {-room:,} bytes more than {LIMIT:,} for {len(content.rows):,} settings alone; report fewer "
-            "experiments at once, or take --format json"
-        )
-    found = blocks(content, results)
-    single = details(found, [block["verdict"]["row"] for block in told["blocks"]], sources, room)
-    return _document(told | single.to_dict(), library, heading)
+    bare = len(without.encode())
+    free = room = LIMIT - bare - _SLACK
+    found, headlines = blocks(content, results), [block["verdict"]["row"] for block in told["blocks"]]
+    while room >= 0:
+        single = details(found, headlines, sources, room)
+        document = _document(told | single.to_dict(), library, heading)
+        size = len(document.encode())
+        if size <= LIMIT:
+            return document
+        room = room * free // (size - bare) - 1  # what runs take was estimated too low
+    raise ConfigError(
+        f"the page would have {bare + _SLACK - LIMIT:,} bytes more than {LIMIT:,} for {len(content.rows):,} settings alone; "
+        "report fewer experiments at once, or take --format json"
+    )
 
 
 def page_data(content: Content, results: Sequence[Result], heading: Heading) -> dict[str, Any]:
