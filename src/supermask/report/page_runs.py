@@ -17,7 +17,7 @@ from supermask.errors import RunError
 from supermask.lab.store import RunFolder, read_json, read_masks, read_metrics, read_story, read_weights
 from supermask.report.page_pictures import filters_picture, mask_picture
 from supermask.report.page_rows import Block
-from supermask.report.summary import DENSE, Result, Row
+from supermask.report.summary import DENSE, Result
 
 #: Share of the room that curves, configs and versions may take, then predictions and histograms of what is left.
 _CURVES: Final = 0.5
@@ -116,10 +116,8 @@ _Entry = tuple[int, int, str]  # block, row, run
 
 def _in_order(found: Sequence[Block], headlines: Sequence[int]) -> Iterator[_Entry]:
     """All runs: of each row the first, then of each the second, ...; headlines and dense rows before others, each run once."""
-    rows: list[tuple[int, int, Row]] = []
-    for index, (block, headline) in enumerate(zip(found, headlines)):
-        places = sorted(range(len(block.rows)), key=lambda at: (at != headline, block.rows[at].method != DENSE, at))
-        rows += [(index, at, block.rows[at]) for at in places]
+    rows = [(index, at, row) for index, block in enumerate(found) for at, row in enumerate(block.rows)]
+    rows.sort(key=lambda entry: (entry[1] != headlines[entry[0]], entry[2].method != DENSE))
     seen: set[str] = set()
     for turn in range(max((row.n for _, _, row in rows), default=0)):
         for index, at, row in rows:
