@@ -8,6 +8,7 @@ are skipped, but fail where the environment variable CI is set.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -43,6 +44,13 @@ def _unpacked(name: str) -> Path:
             subprocess.run([sys.executable, str(source / "unpack.py"), str(_UNPACKED), name], check=True)
             done.touch()
     return _UNPACKED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_garbage_collection() -> None:
+    """What is alive between two files, modules above all, is not looked through again: each run starts with a collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ A worker imports torch with its environment already set:
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -237,6 +238,8 @@ def _work(connection: Connection, task: Task[Any]) -> None:
     with contextlib.suppress(EOFError, ConnectionError, KeyboardInterrupt):  # the driver is gone, or wants an end
         while not stopping and (job := connection.recv()) != _QUIT:
             at_work = True
+            gc.collect()  # a run begins with one, too: it need not look at modules and data again
+            gc.freeze()
             send(_BEGUN)
             task(job, send, lambda: stopping)
             send(_IDLE)
